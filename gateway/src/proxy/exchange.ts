@@ -1,0 +1,63 @@
+/** One request on its way through the gateway: what the edge hands to the proxy. The edge makes it, see edge/edge.ts. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import type { Duplex } from 'node:stream';
+import type { GatewayErrorCode } from '../errors.ts';
+
+/** What the access log says of a request. The layers fill it in as they learn it. */
+export interface ExchangeRecord {
+  environmentId?: string;
+  runnerId?: string;
+  port?: number;
+  legId?: string;
+  /** ms from the start of the request until its tunnel stream was connected or taken from the pool. */
+  tunnelMs?: number;
+  /** ms until the upstream's response head. */
+  upstreamMs?: number;
+  errorCode?: GatewayErrorCode;
+  bytesReceived: number;
+  bytesSent: number;
+}
+
+interface ExchangeBase {
+  /** 16 random bytes in hex; `X-Request-Id` upstream, in error pages, in the access log. */
+  readonly requestId: string;
+  /** Host name without port, lower-case, no trailing dot. Routing and authority of this request. */
+  readonly host: string;
+  /** `Host` or `:authority` as the client sent it, for the upstream's `Host`. */
+  readonly authority: string;
+  /** Port of the authority, or the listener's scheme default: `X-Forwarded-Port`. */
+  readonly authorityPort: number;
+  readonly method: string;
+  /** Request target in origin form, byte for byte as sent. */
+  readonly target: string;
+  /** Field lines as sent, name and value alternating; h2 pseudo-headers removed; checked to be unambiguous. */
+  readonly rawHeaders: readonly string[];
+  readonly clientAddress: string;
+  readonly clientPort: number;
+  readonly protocol: 'http/1.1' | 'h2';
+  readonly scheme: 'https';
+  /** Monotonic ms. */
+  readonly startedAt: number;
+  readonly record: ExchangeRecord;
+  /** Aborted when the client is gone. */
+  readonly signal: AbortSignal;
+  /**
+   * Answers with an error page, JSON or text, whichever the client wants, if no response has begun; else cuts the
+   * connection (h1) or resets the stream (h2), so that the client never sees a clean end.
+   */
+  fail(code: GatewayErrorCode, options?: { cause?: unknown; retryAfterSeconds?: number }): void;
+}
+
+export interface Exchange extends ExchangeBase {
+  readonly request: IncomingMessage | Http2ServerRequest;
+  readonly response: ServerResponse | Http2ServerResponse;
+}
+
+/** An HTTP/1.1 request with `Upgrade: websocket`. The socket is the client's; nothing was answered yet. */
+export interface UpgradeExchange extends ExchangeBase {
+  readonly request: IncomingMessage;
+  readonly socket: Duplex;
+  /** Bytes that came behind the request head. */
+  readonly head: Buffer;
+}
