@@ -1,0 +1,156 @@
+/**
+ * Ed25519 keys: who a runner or a gateway is. tweetnacl makes keys and signs, so that the tunnel client needs nothing
+ * of the platform; node:crypto verifies, as it is a hundred times faster at that.
+ */
+import { createHash, createPublicKey, randomBytes, verify } from 'node:crypto';
+import { link, mkdir, open, readFile, rename, stat, unlink } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import nacl from 'tweetnacl';
+
+export interface IdentityKey {
+  /** 32 bytes. */
+  readonly publicKey: Uint8Array;
+  /** 64 bytes as tweetnacl has it: the seed, then the public key. */
+  readonly secretKey: Uint8Array;
+}
+
+export interface PublicJwk {
+  readonly kty: 'OKP';
+  readonly crv: 'Ed25519';
+  readonly x: string;
+}
+
+const KEY_BYTES = 32;
+const SIGNATURE_BYTES = 64;
+/** Far above any Ed25519 JWK; a larger file is not a key and is not read into an error message. */
+const MAX_KEY_FILE_BYTES = 16 << 10;
+
+export const createKey = (): IdentityKey => nacl.sign.keyPair();
+
+const toBase64url = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64url');
+
+/** Exactly 32 bytes in canonical base64url without padding, or undefined: two spellings of a key must not exist. */
+const parse32 = (value: unknown): Uint8Array | undefined => {
+  if (typeof value !== 'string' || !/^[A-Za-z0-9_-]{43}$/.test(value)) return undefined;
+  const bytes = Buffer.from(value, 'base64url');
+  return bytes.length === KEY_BYTES && bytes.toString('base64url') === value ? new Uint8Array(bytes) : undefined;
+};
+
+export const publicKeyToJwk = (publicKey: Uint8Array): PublicJwk => {
+  if (publicKey.length !== KEY_BYTES) throw new TypeError('an Ed25519 public key has 32 bytes');
+  return { kty: 'OKP', crv: 'Ed25519', x: toBase64url(publicKey) };
+};
+
+/** Throws TypeError for anything that is not a public Ed25519 JWK (RFC 8037 section 2). */
+export const publicKeyFromJwk = (jwk: unknown): Uint8Array => {
+  const { kty, crv, x } = (typeof jwk === 'object' && jwk !== null ? jwk : {}) as Record<string, unknown>;
+  if (kty !== 'OKP' || crv !== 'Ed25519') throw new TypeError('not an Ed25519 key (kty OKP, crv Ed25519)');
+  const publicKey = parse32(x);
+  if (!publicKey) throw new TypeError('the field x of an Ed25519 key is 32 bytes in base64url');
+  return publicKey;
+};
+
+/** Reads a private key as a JWK (RFC 8037) in JSON. Errors never repeat the text. */
+export const parseKey = (text: string): IdentityKey => {
+  let jwk: unknown;
+  try {
+    jwk = JSON.parse(text);
+  } catch {
+    // No cause: the parser's message quotes the text, which may be a secret.
+    throw new TypeError('a key is a JSON Web Key in JSON, but this is not JSON');
+  }
+  const publicKey = publicKeyFromJwk(jwk);
+  const seed = parse32((jwk as Record<string, unknown>)['d']);
+  if (!seed) throw new TypeError('the private part is missing or wrong: the field d is 32 bytes in base64url');
+  const key = nacl.sign.keyPair.fromSeed(seed);
+  if (!nacl.verify(key.publicKey, publicKey)) throw new TypeError('the fields d and x do not belong together');
+  return key;
+};
+
+/** The JWK with the private part, as it stands in a key file. */
+export const privateKeyToJwk = (key: IdentityKey): PublicJwk & { readonly d: string } => ({
+  ...publicKeyToJwk(key.publicKey),
+  d: toBase64url(key.secretKey.subarray(0, KEY_BYTES)),
+});
+
+const errorCode = (error: unknown): string | undefined =>
+  error instanceof Error && 'code' in error ? String(error.code) : undefined;
+
+const readKey = async (path: string): Promise<IdentityKey | undefined> => {
+  let text: string;
+  try {
+    const { size } = await stat(path);
+    if (size > MAX_KEY_FILE_BYTES) throw new TypeError('the file is too large to be a key');
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw new Error(`The key file ${path} cannot be read`, { cause: error });
+  }
+  try {
+    return parseKey(text);
+  } catch (error) {
+    throw new Error(
+      `The key file ${path} is broken. Restore it, or move it away to get a new key (which has to be enrolled again)`,
+      { cause: error },
+    );
+  }
+};
+
+/** Puts the finished file in its place, unless another process was first. */
+const publish = async (temporary: string, path: string): Promise<void> => {
+  try {
+    await link(temporary, path);
+  } catch (error) {
+    if (errorCode(error) === 'EEXIST') return;
+    // Some network and container file systems have no hard links: last one wins there, and everybody reads it again.
+    if (['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK', 'ENOSYS'].includes(errorCode(error) ?? '')) {
+      return rename(temporary, path);
+    }
+    throw error;
+  }
+};
+
+/**
+ * Reads the key at `path`, or makes one there (0600, in a directory of 0700): a whole file or none, and of two
+ * processes that start at once both get the same key. Rejects when the file is there and is not a key.
+ */
+export const loadOrCreateKey = async (path: string): Promise<IdentityKey> => {
+  const existing = await readKey(path);
+  if (existing) return existing;
+  const temporary = `${path}.${randomBytes(8).toString('hex')}.tmp`;
+  try {
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    const file = await open(temporary, 'wx', 0o600);
+    try {
+      await file.writeFile(`${JSON.stringify(privateKeyToJwk(createKey()))}\n`);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await publish(temporary, path);
+  } catch (error) {
+    throw new Error(`The key file ${path} cannot be made. Its directory has to be writable`, { cause: error });
+  } finally {
+    await unlink(temporary).catch(() => {});
+  }
+  const key = await readKey(path);
+  if (!key) throw new Error(`The key file ${path} was removed while it was being made`);
+  return key;
+};
+
+/** Ed25519 signature, 64 bytes. */
+export const sign = (key: IdentityKey, message: Uint8Array): Uint8Array => nacl.sign.detached(message, key.secretKey);
+
+/** False for anything wrong, a malformed key or signature too. */
+export const verifySignature = (publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean => {
+  if (publicKey.length !== KEY_BYTES || signature.length !== SIGNATURE_BYTES) return false;
+  try {
+    return verify(null, message, createPublicKey({ key: { ...publicKeyToJwk(publicKey) }, format: 'jwk' }), signature);
+  } catch {
+    return false;
+  }
+};
+
+/** For people and logs: `SHA256:` and the base64url of the SHA-256 of the public key. */
+export const keyFingerprint = (publicKey: Uint8Array): string =>
+  `SHA256:${createHash('sha256').update(publicKey).digest('base64url')}`;
