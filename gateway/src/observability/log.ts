@@ -1,0 +1,57 @@
+import { pino, type DestinationStream, type Logger } from 'pino';
+
+export type { Logger } from 'pino';
+
+/**
+ * Names of fields whose value is a secret, wherever they stand up to three levels deep. Nothing logs them on purpose;
+ * this is the net below the rope.
+ */
+export const SECRET_FIELDS: readonly string[] = [
+  'exchangeToken',
+  'membership',
+  'token',
+  'secret',
+  'secretKey',
+  'privateKey',
+  'clientSecret',
+  'password',
+  'signature',
+  'authorization',
+  'Authorization',
+  'cookie',
+  'Cookie',
+  'set-cookie',
+  'Set-Cookie',
+];
+
+const REDACT_PATHS: readonly string[] = SECRET_FIELDS.flatMap((field) =>
+  ['', '*', '*.*'].map((prefix) => {
+    const name = /^[A-Za-z]+$/.test(field) ? `${prefix ? '.' : ''}${field}` : `["${field}"]`;
+    return `${prefix}${name}`;
+  }),
+);
+
+/**
+ * Bytes of log lines that wait for the sink. Beyond it lines are dropped, so that a stuck sink never stops serving:
+ * 8 MiB are some 20,000 lines.
+ */
+export const MAX_LOG_BUFFER_BYTES = 8 << 20;
+
+export interface LogOptions {
+  readonly level?: string;
+  /** Where lines go; absent: stdout, asynchronously, bounded by {@link MAX_LOG_BUFFER_BYTES}. */
+  readonly destination?: DestinationStream;
+}
+
+/** One JSON line per event, fixed field names, secrets redacted. Call `flush()` before the process ends. */
+export const createLogger = (options: LogOptions = {}): Logger =>
+  pino(
+    {
+      level: options.level ?? 'info',
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+      redact: { paths: [...REDACT_PATHS], censor: '[secret]' },
+    },
+    options.destination ?? pino.destination({ dest: 1, sync: false, maxLength: MAX_LOG_BUFFER_BYTES }),
+  );

@@ -1,0 +1,1 @@
+export type { EnvironmentRoute } from './route.ts';
