@@ -18,6 +18,8 @@ export const STREAM_STATUS = {
   forbidden_target: 5,
   limit: 6,
   draining: 7,
+  /** TLS was asked for, and the upstream answered with something else. */
+  upstream_not_tls: 8,
 } as const;
 export type StreamStatus = keyof typeof STREAM_STATUS;
 export type StreamRefusal = Exclude<StreamStatus, 'connected'>;
