@@ -13,33 +13,142 @@ export interface GatewayErrorEntry {
 }
 
 export const GATEWAY_ERRORS = {
-  bad_request: { status: 400, title: 'Bad request', message: 'The request is malformed or ambiguous, so it was not passed on.' },
-  bad_host: { status: 400, title: 'Bad host', message: 'The Host of the request is missing or malformed, or names a port this gateway does not serve.' },
-  sign_in_required: { status: 401, title: 'This port is private', message: 'Port {port} is not open to everyone, and this gateway has no sign-in configured. Its owner can set the admission of the port to "everyone".' },
-  not_found: { status: 404, title: 'Nothing here', message: 'No environment or service has this address. Check the link; a name is never given to somebody else.' },
-  unknown_environment: { status: 404, title: 'Environment not found', message: 'No environment has this address. It may have been deleted, or the link may be mistyped.' },
-  port_not_exposed: { status: 404, title: 'Port {port} is not exposed', message: 'The environment is running, but it does not expose port {port}. Expose the port, then reload.' },
+  bad_request: {
+    status: 400,
+    title: 'Bad request',
+    message: 'The request is malformed or ambiguous, so it was not passed on.',
+  },
+  bad_host: {
+    status: 400,
+    title: 'Bad host',
+    message: 'The Host of the request is missing or malformed, or names a port this gateway does not serve.',
+  },
+  sign_in_required: {
+    status: 401,
+    title: 'This port is private',
+    message:
+      'Port {port} is not open to everyone, and this gateway has no sign-in configured. Its owner can set the admission of the port to "everyone".',
+  },
+  not_found: {
+    status: 404,
+    title: 'Nothing here',
+    message: 'No environment or service has this address. Check the link; a name is never given to somebody else.',
+  },
+  unknown_environment: {
+    status: 404,
+    title: 'Environment not found',
+    message: 'No environment has this address. It may have been deleted, or the link may be mistyped.',
+  },
+  port_not_exposed: {
+    status: 404,
+    title: 'Port {port} is not exposed',
+    message: 'The environment is running, but it does not expose port {port}. Expose the port, then reload.',
+  },
   method_not_allowed: { status: 405, title: 'Method not allowed', message: 'This method is not allowed here.' },
   request_timeout: { status: 408, title: 'Request timed out', message: 'The request took too long to arrive.' },
   misdirected: { status: 421, title: 'Wrong gateway', message: 'This gateway does not serve the host of the request.' },
-  too_many_requests: { status: 429, title: 'Too many requests', message: 'There are too many requests at once. Try again in a moment.', retryAfterSeconds: 5 },
-  headers_too_large: { status: 431, title: 'Headers too large', message: 'The headers of the request are larger than the gateway accepts.' },
-  internal: { status: 500, title: 'The gateway failed', message: 'The gateway could not handle the request. This is a fault of the gateway, not of the application.' },
-  method_not_supported: { status: 501, title: 'Method not supported', message: 'The gateway does not pass on this method.' },
-  upstream_refused: { status: 502, title: 'Nothing listens on port {port}', message: 'The environment is running, but nothing answers on port {port}. Start the server; if it is running, it may listen on another address: make it listen on 0.0.0.0 (or the address the environment announces).', retryAfterSeconds: 5 },
-  upstream_forbidden: { status: 502, title: 'Target not allowed', message: 'The runner does not connect to this target.' },
-  upstream_reset: { status: 502, title: 'The connection was cut', message: 'The application closed the connection before it answered.' },
-  upstream_invalid: { status: 502, title: 'Broken answer', message: 'The application answered with something that is not valid HTTP.' },
-  upstream_speaks_tls: { status: 502, title: 'Port {port} speaks HTTPS', message: 'The application on port {port} expects TLS, but the port is exposed as http. Expose it with protocol https, or open the address with an "s" behind the port.' },
-  upstream_speaks_plain: { status: 502, title: 'Port {port} speaks plain HTTP', message: 'The port is exposed as https, but the application on port {port} answers without TLS. Expose it with protocol http.' },
-  tunnel_lost: { status: 502, title: 'The tunnel was cut', message: 'The tunnel to the runner was lost while the request was under way.', retryAfterSeconds: 5 },
-  runner_offline: { status: 503, title: 'The environment is offline', message: 'The environment is known, but its runner is not connected right now. The page tries again by itself.', retryAfterSeconds: 5 },
-  overloaded: { status: 503, title: 'Overloaded', message: 'The gateway or the runner has as much work as it takes. Try again in a moment.', retryAfterSeconds: 5 },
-  draining: { status: 503, title: 'Restarting', message: 'The gateway or the runner is restarting. Try again in a moment.', retryAfterSeconds: 5 },
-  directory_unavailable: { status: 503, title: 'Directory unavailable', message: 'The gateway cannot look up environments right now. Try again in a moment.', retryAfterSeconds: 5 },
-  upstream_connect_timeout: { status: 504, title: 'Port {port} does not answer', message: 'No connection to port {port} came about in time. A firewall or a wrong host in the announcement may be the reason.', retryAfterSeconds: 5 },
-  upstream_timeout: { status: 504, title: 'The application is silent', message: 'The application accepted the request but did not begin to answer in time.' },
-  loop: { status: 508, title: 'Loop', message: 'The request has passed this gateway before. The application sends it back in a circle.' },
+  too_many_requests: {
+    status: 429,
+    title: 'Too many requests',
+    message: 'There are too many requests at once. Try again in a moment.',
+    retryAfterSeconds: 5,
+  },
+  headers_too_large: {
+    status: 431,
+    title: 'Headers too large',
+    message: 'The headers of the request are larger than the gateway accepts.',
+  },
+  internal: {
+    status: 500,
+    title: 'The gateway failed',
+    message: 'The gateway could not handle the request. This is a fault of the gateway, not of the application.',
+  },
+  method_not_supported: {
+    status: 501,
+    title: 'Method not supported',
+    message: 'The gateway does not pass on this method.',
+  },
+  upstream_refused: {
+    status: 502,
+    title: 'Nothing listens on port {port}',
+    message:
+      'The environment is running, but nothing answers on port {port}. Start the server; if it is running, it may listen on another address: make it listen on 0.0.0.0 (or the address the environment announces).',
+    retryAfterSeconds: 5,
+  },
+  upstream_forbidden: {
+    status: 502,
+    title: 'Target not allowed',
+    message: 'The runner does not connect to this target.',
+  },
+  upstream_reset: {
+    status: 502,
+    title: 'The connection was cut',
+    message: 'The application closed the connection before it answered.',
+  },
+  upstream_invalid: {
+    status: 502,
+    title: 'Broken answer',
+    message: 'The application answered with something that is not valid HTTP.',
+  },
+  upstream_speaks_tls: {
+    status: 502,
+    title: 'Port {port} speaks HTTPS',
+    message:
+      'The application on port {port} expects TLS, but the port is exposed as http. Expose it with protocol https, or open the address with an "s" behind the port.',
+  },
+  upstream_speaks_plain: {
+    status: 502,
+    title: 'Port {port} speaks plain HTTP',
+    message:
+      'The port is exposed as https, but the application on port {port} answers without TLS. Expose it with protocol http.',
+  },
+  tunnel_lost: {
+    status: 502,
+    title: 'The tunnel was cut',
+    message: 'The tunnel to the runner was lost while the request was under way.',
+    retryAfterSeconds: 5,
+  },
+  runner_offline: {
+    status: 503,
+    title: 'The environment is offline',
+    message: 'The environment is known, but its runner is not connected right now. The page tries again by itself.',
+    retryAfterSeconds: 5,
+  },
+  overloaded: {
+    status: 503,
+    title: 'Overloaded',
+    message: 'The gateway or the runner has as much work as it takes. Try again in a moment.',
+    retryAfterSeconds: 5,
+  },
+  draining: {
+    status: 503,
+    title: 'Restarting',
+    message: 'The gateway or the runner is restarting. Try again in a moment.',
+    retryAfterSeconds: 5,
+  },
+  directory_unavailable: {
+    status: 503,
+    title: 'Directory unavailable',
+    message: 'The gateway cannot look up environments right now. Try again in a moment.',
+    retryAfterSeconds: 5,
+  },
+  upstream_connect_timeout: {
+    status: 504,
+    title: 'Port {port} does not answer',
+    message:
+      'No connection to port {port} came about in time. A firewall or a wrong host in the announcement may be the reason.',
+    retryAfterSeconds: 5,
+  },
+  upstream_timeout: {
+    status: 504,
+    title: 'The application is silent',
+    message: 'The application accepted the request but did not begin to answer in time.',
+  },
+  loop: {
+    status: 508,
+    title: 'Loop',
+    message: 'The request has passed this gateway before. The application sends it back in a circle.',
+  },
 } as const satisfies Record<string, GatewayErrorEntry>;
 
 export type GatewayErrorCode = keyof typeof GATEWAY_ERRORS;

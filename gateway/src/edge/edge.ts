@@ -1,0 +1,98 @@
+/**
+ * The side that faces the internet: listeners, TLS, HTTP/1.1 and HTTP/2, limits, refusal of what is ambiguous, routing by
+ * host. Everything behind it sees an Exchange.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import type { Logger } from 'pino';
+import type { Clock } from '../../../shared/src/clock.ts';
+import type { ListenAddress } from '../config.ts';
+import type { GatewayErrorCode } from '../errors.ts';
+import type { GatewayLimits } from '../limits.ts';
+import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
+import type { CertificateStore } from './certificates.ts';
+
+/** What a port host addresses. */
+export interface PortTarget {
+  readonly environmentId: string;
+  readonly port: number;
+  /** The upstream is spoken to with TLS (the "s" of the port host). */
+  readonly tls: boolean;
+}
+
+/** What the edge needs of the forwarder. */
+export interface EdgeForwarder {
+  request(exchange: Exchange, target: PortTarget): void;
+  upgrade(exchange: UpgradeExchange, target: PortTarget): void;
+}
+
+/**
+ * Answers the requests of a host that is the gateway's own, such as `app.routing` of a Fastify instance. The third
+ * argument is there for handlers that want the edge's error pages (`exchange.fail`).
+ */
+export type EdgeHandler = (
+  request: IncomingMessage | Http2ServerRequest,
+  response: ServerResponse | Http2ServerResponse,
+  exchange: Exchange,
+) => void;
+
+export interface EdgeDeps {
+  readonly domains: readonly string[];
+  /** Ports at which clients reach the https listeners besides those they are bound to (a load balancer's). */
+  readonly publicPorts: () => ReadonlySet<number>;
+  /** Port of https URLs, for redirects from plain HTTP. */
+  readonly publicPort: () => number;
+  readonly certificates: CertificateStore;
+  readonly forwarder: EdgeForwarder;
+  readonly handlers: {
+    readonly apex: EdgeHandler;
+    readonly api: EdgeHandler;
+    /** Absent: runner hosts are `not_found`. */
+    readonly runner?: EdgeHandler;
+  };
+  readonly log: Logger;
+  readonly clock: Clock;
+  readonly limits: EdgeLimits;
+  /** Called once for each exchange, when nothing more of it will be sent. `status` is 499 when the client left before. */
+  readonly onExchangeEnd: (exchange: Exchange | UpgradeExchange, status: number) => void;
+  /** Called when the edge makes an exchange, before anything is done with it. */
+  readonly onExchangeStart?: (exchange: Exchange | UpgradeExchange) => void;
+  /** A connection or request was refused of which no exchange could be made. */
+  readonly onRefused?: (code: GatewayErrorCode, clientAddress: string) => void;
+}
+
+export type EdgeLimits = Pick<
+  GatewayLimits,
+  | 'maxRequestHeaderBytes'
+  | 'maxHeaderListBytes'
+  | 'maxRequestHeaderFields'
+  | 'headersTimeoutMs'
+  | 'tlsHandshakeTimeoutMs'
+  | 'keepAliveTimeoutMs'
+  | 'sessionIdleTimeoutMs'
+  | 'requestsInFlightPerConnection'
+  | 'resetsPerConnection'
+  | 'connectionsPerAddress'
+  | 'connections'
+>;
+
+export interface EdgeStats {
+  readonly connections: number;
+  readonly handshakes: number;
+  readonly requestsInFlight: number;
+  readonly upgrades: number;
+}
+
+export interface Edge {
+  /** Port 0 picks a free one. Rejects with the error of `listen` (EADDRINUSE, EACCES, …). */
+  listenHttps(address: ListenAddress): Promise<ListenAddress>;
+  /** Answers `/_health` and redirects everything else to https. */
+  listenHttp(address: ListenAddress): Promise<ListenAddress>;
+  stats(): EdgeStats;
+  /** Stops accepting, tells clients to go elsewhere with their next request, and lets what is in flight go on. */
+  drain(): void;
+  /** Resolves when no exchange is in flight; rejects with the signal's reason. */
+  idle(options: { signal: AbortSignal }): Promise<void>;
+  /** Ends everything at once. May be called twice. */
+  close(): Promise<void>;
+}
