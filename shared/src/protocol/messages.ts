@@ -62,7 +62,8 @@ export const environmentSchema = z.object({
     .superRefine((ports, context) => {
       const seen = new Set<number>();
       ports.forEach(({ port }, index) => {
-        if (seen.has(port)) context.addIssue({ code: 'custom', path: [index, 'port'], message: `port ${port} stands twice` });
+        if (seen.has(port))
+          context.addIssue({ code: 'custom', path: [index, 'port'], message: `port ${port} stands twice` });
         seen.add(port);
       });
     }),
@@ -111,7 +112,11 @@ const environments = z.object({
   type: z.literal('environments'),
   /** Counts up per instance. One that is not above the last one is ignored. */
   revision: z.number().int().positive(),
-  part: z.number().int().nonnegative().max(MAX_ENVIRONMENTS_PARTS - 1),
+  part: z
+    .number()
+    .int()
+    .nonnegative()
+    .max(MAX_ENVIRONMENTS_PARTS - 1),
   last: z.boolean(),
   /** `set` is everything there is; otherwise a change to what was announced before. */
   full: z.boolean(),
@@ -134,7 +139,10 @@ const environmentResult = z.object({
   code: z.string().max(64).optional(),
   message: z.string().max(1_024).optional(),
   /** URL of each exposed port. */
-  urls: z.array(z.object({ port: z.number().int(), url: z.string().max(1_024) })).max(MAX_PORTS_PER_ENVIRONMENT).default([]),
+  urls: z
+    .array(z.object({ port: z.number().int(), url: z.string().max(1_024) }))
+    .max(MAX_PORTS_PER_ENVIRONMENT)
+    .default([]),
 });
 export type EnvironmentResult = Readonly<z.output<typeof environmentResult>>;
 const environmentsResult = z.object({

@@ -1,0 +1,227 @@
+/**
+ * How a leg begins: both sides show their memberships, and that they hold the keys these name. See messages.ts for the
+ * sequence. Until `welcome` a connection may have the control stream only.
+ */
+import { randomBytes, randomUUID } from 'node:crypto';
+import { LegClosedError, RefusedError, TransportError, isRefusal, type LegCloseCode } from '../errors.ts';
+import type { Clock } from '../clock.ts';
+import type { JsonWebKeySet } from '../identity/enrolment.ts';
+import type { Membership } from '../identity/membership.ts';
+import type { Connection } from '../transport/connection.ts';
+import { createControlStream, MessageError, type ControlStream } from './control-stream.ts';
+import type { Leg } from './leg.ts';
+import { createLeg, parseCloseCode } from './leg-core.ts';
+import { LEG_LIMITS, MAX_HANDSHAKE_MESSAGE_BYTES, type LegLimits } from './limits.ts';
+import { PROTOCOL_VERSIONS, type GatewayAddress, type MessageOf, type MessageType } from './messages.ts';
+
+interface HandshakeDeps {
+  readonly clock: Clock;
+  /** This side's own membership, as it is now. */
+  readonly membership: () => string;
+  /** Checks the peer's membership against the key that the peer has proved. Throws RefusedError. */
+  readonly verify: (token: string, peerKey: Uint8Array) => Promise<Membership>;
+  readonly limits?: Partial<LegLimits>;
+}
+
+export interface AcceptDeps extends HandshakeDeps {
+  /** Throws RefusedError to refuse the leg. */
+  readonly admit: (peer: Membership, hello: MessageOf<'hello'>) => Promise<void> | void;
+  readonly welcome: (peer: Membership) => {
+    gatewayId: string;
+    gateways: readonly GatewayAddress[];
+    trust?: JsonWebKeySet;
+  };
+}
+
+export interface DialDeps extends HandshakeDeps {
+  readonly hello: { instance: string; instanceStartedAt: number; agent: string; replaces?: string };
+}
+
+const nonce = (): string => randomBytes(32).toString('base64url');
+
+/** What a `goodbye` before `welcome` means for who receives it. */
+const refusedBy = (message: MessageOf<'goodbye'>): Error =>
+  isRefusal(message.code)
+    ? new RefusedError(message.code, {
+        by: 'remote',
+        ...(message.reason === undefined ? {} : { detail: message.reason }),
+        ...(message.serverTime === undefined ? {} : { serverTime: message.serverTime }),
+        ...(message.retryAfterMs === undefined ? {} : { retryAfterMs: message.retryAfterMs }),
+      })
+    : new LegClosedError(parseCloseCode(message.code), 'remote', message.reason);
+
+const receive = async <T extends MessageType>(control: ControlStream, type: T): Promise<MessageOf<T>> => {
+  const message = await control.receive(MAX_HANDSHAKE_MESSAGE_BYTES);
+  if (message === null) throw new TransportError('the connection ended during the handshake');
+  if (message.type === 'goodbye') throw refusedBy(message);
+  if (message.type !== type) throw new MessageError('protocol_error', `${message.type} where ${type} was expected`);
+  return message as MessageOf<T>;
+};
+
+/** The key that the transport has proved. Transports that prove none sign in the handshake. */
+const provenKey = (connection: Connection): Uint8Array => {
+  if (!connection.peerKey) throw new RefusedError('key_mismatch', { detail: 'the transport proves no key' });
+  return connection.peerKey;
+};
+
+/**
+ * Runs `steps` under the handshake's time limits. When they fail, says goodbye with the reason, waits a moment for it
+ * to arrive, closes the connection, and throws.
+ */
+const underLimits = async (
+  connection: Connection,
+  clock: Clock,
+  limits: LegLimits,
+  signal: AbortSignal,
+  steps: (control: (stream: ControlStream) => void, heard: () => void) => Promise<Leg>,
+): Promise<Leg> => {
+  let control: ControlStream | undefined;
+  let fail: (error: Error) => void = () => {};
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  failed.catch(() => {});
+  const timedOut = (): void => fail(new LegClosedError('handshake_timeout', 'local'));
+  const cancelHello = clock.timer(limits.helloTimeoutMs, timedOut);
+  const cancelAll = clock.timer(limits.handshakeTimeoutMs, timedOut);
+  const onAbort = (): void => fail(signal.reason instanceof Error ? signal.reason : new Error('aborted'));
+  if (signal.aborted) onAbort();
+  signal.addEventListener('abort', onAbort, { once: true });
+  void connection.closed.then((end) =>
+    fail(new TransportError('the connection ended during the handshake', { by: end.by, cause: end.error })),
+  );
+  const running = steps((stream) => (control = stream), cancelHello);
+  running.catch(() => {});
+  try {
+    return await Promise.race([running, failed]);
+  } catch (error) {
+    await refuse(connection, control, clock, limits, signal.aborted ? new LegClosedError('closed', 'local') : error);
+    throw error;
+  } finally {
+    cancelHello();
+    cancelAll();
+    signal.removeEventListener('abort', onAbort);
+  }
+};
+
+const refuse = async (
+  connection: Connection,
+  control: ControlStream | undefined,
+  clock: Clock,
+  limits: LegLimits,
+  error: unknown,
+): Promise<void> => {
+  const goodbye = goodbyeFor(error);
+  if (control && goodbye) {
+    let cancel = (): void => {};
+    const timeout = new Promise<void>((resolve) => {
+      cancel = clock.timer(limits.goodbyeTimeoutMs, resolve);
+    });
+    const said = control.send(goodbye).then(
+      () => connection.closed,
+      () => undefined,
+    );
+    await Promise.race([said, timeout]);
+    cancel();
+  }
+  connection.close(error instanceof Error ? error : undefined);
+};
+
+/** Undefined where the other side ended it. */
+const goodbyeFor = (
+  error: unknown,
+):
+  | {
+      type: 'goodbye';
+      code: LegCloseCode;
+      reason?: string;
+      supported?: number[];
+      serverTime?: number;
+      retryAfterMs?: number;
+    }
+  | undefined => {
+  if (error instanceof RefusedError) {
+    if (error.by === 'remote') return undefined;
+    return {
+      type: 'goodbye',
+      code: error.code,
+      reason: error.message.slice(error.code.length + 2, 1_024),
+      ...(error.code === 'protocol_version' ? { supported: [...PROTOCOL_VERSIONS] } : {}),
+      ...(error.serverTime === undefined ? {} : { serverTime: error.serverTime }),
+      ...(error.retryAfterMs === undefined ? {} : { retryAfterMs: error.retryAfterMs }),
+    };
+  }
+  if (error instanceof MessageError) return { type: 'goodbye', code: error.code, reason: error.message };
+  if (error instanceof LegClosedError) return error.by === 'remote' ? undefined : { type: 'goodbye', code: error.code };
+  if (error instanceof TransportError) return undefined;
+  return { type: 'goodbye', code: 'internal' };
+};
+
+/**
+ * The accepting side (gateway). Rejects with RefusedError, LegClosedError, MessageError or TransportError, after the
+ * peer was told and the connection closed.
+ */
+export const acceptLeg = (
+  connection: Connection,
+  deps: AcceptDeps,
+  { signal }: { signal: AbortSignal },
+): Promise<Leg> => {
+  const limits = { ...LEG_LIMITS, ...deps.limits };
+  return underLimits(connection, deps.clock, limits, signal, async (use, heard) => {
+    const control = createControlStream(await connection.acceptStream({ signal }));
+    use(control);
+    // Anything but the control stream is a fault until `welcome`; the leg takes over behind it.
+    const nextStream = connection.acceptStream({ signal: new AbortController().signal });
+    let extra = false;
+    nextStream.then(
+      () => (extra = true),
+      () => undefined,
+    );
+    const hello = await receive(control, 'hello');
+    heard();
+    const version = PROTOCOL_VERSIONS.find((each) => hello.versions.includes(each));
+    if (version === undefined) throw new RefusedError('protocol_version');
+    const peer = await deps.verify(hello.membership, provenKey(connection));
+    await deps.admit(peer, hello);
+    await control.send({ type: 'challenge', version, membership: deps.membership(), nonce: nonce() });
+    await receive(control, 'proof');
+    if (extra) throw new MessageError('protocol_error', 'a transport stream before welcome');
+    const { gatewayId, gateways, trust } = deps.welcome(peer);
+    const id = randomUUID();
+    const firstLane = await connection.openStream({ signal });
+    await control.send({ type: 'welcome', legId: id, gatewayId, gateways: [...gateways], ...(trust ? { trust } : {}) });
+    return createLeg({ id, role: 'acceptor', peer, greeting: hello, connection, control, limits, clock: deps.clock, firstLane, nextStream });
+  });
+};
+
+/** The dialling side (tunnel client). Rejects like {@link acceptLeg}. */
+export const dialLeg = (connection: Connection, deps: DialDeps, { signal }: { signal: AbortSignal }): Promise<Leg> => {
+  const limits = { ...LEG_LIMITS, ...deps.limits };
+  return underLimits(connection, deps.clock, limits, signal, async (use, heard) => {
+    const control = createControlStream(await connection.openStream({ signal }));
+    use(control);
+    await control.send({
+      type: 'hello',
+      versions: [...PROTOCOL_VERSIONS],
+      membership: deps.membership(),
+      nonce: nonce(),
+      ...deps.hello,
+    });
+    const challenge = await receive(control, 'challenge');
+    heard();
+    if (!PROTOCOL_VERSIONS.includes(challenge.version)) throw new RefusedError('protocol_version');
+    const peer = await deps.verify(challenge.membership, provenKey(connection));
+    await control.send({ type: 'proof' });
+    const welcome = await receive(control, 'welcome');
+    return createLeg({
+      id: welcome.legId,
+      role: 'dialler',
+      peer,
+      greeting: welcome,
+      connection,
+      control,
+      limits,
+      clock: deps.clock,
+    });
+  });
+};

@@ -1,0 +1,402 @@
+/** The leg behind the handshake: its lanes, its tunnel streams, the control stream, and how all of it ends. */
+import {
+  LegClosedError,
+  StreamRefusedError,
+  StreamResetError,
+  isRefusal,
+  type LegCloseCode,
+} from '../errors.ts';
+import type { Clock } from '../clock.ts';
+import type { Membership } from '../identity/membership.ts';
+import type { Connection, TransportStream } from '../transport/connection.ts';
+import { MessageError, type ControlStream } from './control-stream.ts';
+import {
+  FrameError,
+  LANE_KIND,
+  encodeFin,
+  encodeOpen,
+  encodeReset,
+  encodeStatus,
+  encodeWindow,
+  type FrameHandlers,
+  type OpenFrame,
+} from './frames.ts';
+import { createLane, type Lane } from './lane.ts';
+import type { Leg, LegEnd, LegHandlers, TunnelStream } from './leg.ts';
+import type { LegLimits } from './limits.ts';
+import type { MessageOf, OutgoingMessage } from './messages.ts';
+import type { Target } from './target.ts';
+import { LegStream, type StreamHost } from './tunnel-stream.ts';
+
+export interface LegParts {
+  readonly id: string;
+  readonly role: 'acceptor' | 'dialler';
+  readonly peer: Membership;
+  readonly greeting: MessageOf<'hello'> | MessageOf<'welcome'>;
+  readonly connection: Connection;
+  readonly control: ControlStream;
+  readonly limits: LegLimits;
+  readonly clock: Clock;
+  /** The first small lane, which the accepting side opens with `welcome`. */
+  readonly firstLane?: TransportStream;
+  /** The next transport stream of the peer, where the handshake was already waiting for it. */
+  readonly nextStream?: Promise<TransportStream>;
+}
+
+/** The peer broke the protocol above the framing. */
+class LegFault extends Error {
+  override readonly name = 'LegFault';
+  readonly code: LegCloseCode;
+  constructor(code: LegCloseCode, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** RTT that is reckoned with where the transport cannot tell, ms. */
+const ASSUMED_RTT_MS = 50;
+/** Codes that a `goodbye` may carry besides refusals; another one counts as `closed`. */
+const CLOSE_CODES: ReadonlySet<string> = new Set<LegCloseCode>([
+  'closed',
+  'replaced',
+  'lost',
+  'handshake_timeout',
+  'protocol_error',
+  'flow_control',
+  'frame_too_large',
+  'limit',
+  'data_path',
+  'internal',
+]);
+export const parseCloseCode = (code: string): LegCloseCode =>
+  CLOSE_CODES.has(code) || isRefusal(code) ? (code as LegCloseCode) : 'closed';
+
+const ignore = (): void => {};
+
+export const createLeg = (parts: LegParts): Leg => {
+  const { connection, control, limits, clock, role } = parts;
+  const streams = new Map<number, LegStream>();
+  const lanes: Lane[] = [];
+  const laneOf = new WeakMap<LegStream, Lane>();
+  /** Ids count up by two; the side that accepted the leg uses the odd ones. */
+  let nextId = role === 'acceptor' ? 1 : 2;
+  let lastPeerId = 0;
+  let granted = 0;
+  let bytesSent = 0;
+  let bytesReceived = 0;
+  let openingLane = false;
+  let handlers: LegHandlers = {};
+  let ended: LegEnd | undefined;
+  let closing = false;
+  let resolveClosed: (end: LegEnd) => void = ignore;
+  const closed = new Promise<LegEnd>((resolve) => {
+    resolveClosed = resolve;
+  });
+
+  const finish = (end: LegEnd): void => {
+    if (ended) return;
+    ended = end;
+    const cause = new LegClosedError(end.code, end.by, end.reason, { cause: end.error });
+    for (const stream of [...streams.values()]) stream.onLegClosed(new StreamResetError('leg_lost', end.by, { cause }));
+    connection.close(end.code === 'closed' ? undefined : cause);
+    resolveClosed(end);
+  };
+
+  const fail = (error: unknown): void => {
+    if (ended) return;
+    const fault = faultOf(error);
+    if (fault === undefined) {
+      // The transport went away; who ended it, it knows itself.
+      void connection.closed.then((end) =>
+        finish({
+          code: 'lost',
+          by: end.by,
+          error: end.error ?? (error instanceof Error ? error : new Error(String(error))),
+        }),
+      );
+      connection.close(error instanceof Error ? error : undefined);
+      return;
+    }
+    void sayGoodbye(fault.code, fault.message).then(() => finish({ code: fault.code, by: 'local', error: fault }));
+  };
+
+  const sayGoodbye = async (code: LegCloseCode, reason: string | undefined): Promise<void> => {
+    closing = true;
+    // The peer closes when it has read the goodbye: only then is it certain that nothing is lost with the connection.
+    let cancel = ignore;
+    const timeout = new Promise<void>((resolve) => {
+      cancel = clock.timer(limits.goodbyeTimeoutMs, resolve);
+    });
+    const said = control
+      .send({ type: 'goodbye', code, ...(reason ? { reason: reason.slice(0, 1_024) } : {}) })
+      .then(() => connection.closed.then(ignore), ignore);
+    await Promise.race([said, timeout]);
+    cancel();
+  };
+
+  const streamEnded = (stream: LegStream): void => {
+    if (!streams.delete(stream.id)) return;
+    granted -= stream.window;
+    bytesSent += stream.bytesSent;
+    bytesReceived += stream.bytesReceived;
+    const lane = laneOf.get(stream);
+    if (lane) lane.streams -= 1;
+  };
+
+  const send = (stream: LegStream, frame: Uint8Array): void => laneOf.get(stream)?.control(frame);
+
+  /** The window of a new stream, by what the leg has granted already. */
+  const newWindow = (): number => {
+    if (granted < limits.grantedBytesPerLeg / 2) return limits.initialCreditBytes;
+    if (granted < (limits.grantedBytesPerLeg * 3) / 4) return limits.reducedCreditBytes;
+    return limits.smallestCreditBytes;
+  };
+
+  const host: StreamHost = {
+    get leg() {
+      return leg;
+    },
+    largestCreditBytes: limits.largestCreditBytes,
+    ready: (stream) => laneOf.get(stream)?.ready(stream),
+    sendStatus: (stream, status, credit) => send(stream, encodeStatus(stream.id, status, credit)),
+    sendWindow: (stream, credit) => send(stream, encodeWindow(stream.id, credit)),
+    sendFin: (stream) => send(stream, encodeFin(stream.id)),
+    sendReset: (stream, code) => send(stream, encodeReset(stream.id, code)),
+    forget: streamEnded,
+    mayGrant(bytes) {
+      if (granted + bytes > (limits.grantedBytesPerLeg * 3) / 4) return false;
+      granted += bytes;
+      return true;
+    },
+    rttMs: () => connection.stats().rttMs ?? ASSUMED_RTT_MS,
+    monotonic: () => clock.monotonic(),
+  };
+
+  const add = (stream: LegStream, lane: Lane): void => {
+    streams.set(stream.id, stream);
+    laneOf.set(stream, lane);
+    granted += stream.window;
+    lane.streams += 1;
+  };
+
+  const onOpen = (lane: Lane, laneLastId: number, id: number, open: OpenFrame): void => {
+    if (id % 2 === nextId % 2 || id <= laneLastId || streams.has(id))
+      throw new LegFault('protocol_error', `OPEN with id ${id}`);
+    lastPeerId = Math.max(lastPeerId, id);
+    if (open.allowance > limits.reducedCreditBytes)
+      throw new LegFault('protocol_error', `OPEN with allowance ${open.allowance}`);
+    if (open.target.kind !== 'echo' && !handlers.onStream) return lane.control(encodeReset(id, 'forbidden'));
+    if (streams.size >= limits.streamsPerLeg || closing || granted + open.allowance > limits.grantedBytesPerLeg) {
+      return lane.control(encodeStatus(id, closing ? 'draining' : 'limit', 0));
+    }
+    const stream = new LegStream(host, {
+      id,
+      target: open.target,
+      opener: false,
+      sendCredit: open.credit,
+      receiveCredit: open.allowance,
+      window: Math.max(newWindow(), open.allowance),
+    });
+    add(stream, lane);
+    if (open.target.kind === 'echo') {
+      stream.accept();
+      stream.pipe(stream);
+    } else {
+      handlers.onStream?.(stream);
+    }
+  };
+
+  /** The stream of a frame; undefined for one that is over already. Throws for an id that never was. */
+  const find = (id: number): LegStream | undefined => {
+    const stream = streams.get(id);
+    if (!stream && (id % 2 === nextId % 2 ? id >= nextId : id > lastPeerId))
+      throw new LegFault('protocol_error', `frame for id ${id}`);
+    return stream;
+  };
+  const expect = (ok: boolean | undefined, code: LegCloseCode, what: string): void => {
+    if (ok === false) throw new LegFault(code, what);
+  };
+
+  const frameHandlers = (lane: Lane): FrameHandlers => {
+    let laneLastId = 0;
+    return {
+      open(id, open) {
+        onOpen(lane, laneLastId, id, open);
+        laneLastId = id;
+      },
+      status: (id, status, credit) =>
+        expect(find(id)?.onStatus(status, credit), 'protocol_error', 'STATUS out of turn'),
+      data: (id, bytes, chunk) =>
+        expect(find(id)?.onData(bytes, chunk), 'flow_control', `DATA beyond credit for id ${id}`),
+      window: (id, credit) => expect(find(id)?.onWindow(credit), 'protocol_error', 'WINDOW too large'),
+      fin: (id) => expect(find(id)?.onFin(), 'protocol_error', 'FIN twice'),
+      reset: (id, code) => find(id)?.onReset(code),
+      move: () => {
+        throw new LegFault('protocol_error', 'MOVE to a lane that does not exist');
+      },
+    };
+  };
+
+  const runLane = (transportStream: TransportStream, first?: Uint8Array): void => {
+    const lane = createLane(transportStream, fail, first);
+    lanes.push(lane);
+    lane.run(frameHandlers(lane)).then(() => fail(new LegFault('protocol_error', 'a lane ended before goodbye')), fail);
+  };
+
+  const openLane = async (): Promise<void> => {
+    if (openingLane) return;
+    openingLane = true;
+    try {
+      const stream = await connection.openStream({ signal: AbortSignal.timeout(limits.handshakeTimeoutMs) });
+      if (!ended) runLane(stream, Uint8Array.of(LANE_KIND.small));
+    } finally {
+      openingLane = false;
+    }
+  };
+
+  /** Takes lanes of the peer. Only the accepting side opens small lanes. */
+  const acceptLanes = async (signal: AbortSignal): Promise<void> => {
+    for (let next = parts.nextStream; ; next = undefined) {
+      const stream = await (next ?? connection.acceptStream({ signal }));
+      void acceptLane(stream).catch(fail);
+    }
+  };
+  const acceptLane = async (stream: TransportStream): Promise<void> => {
+    const chunk = await stream.read();
+    if (chunk?.[0] !== LANE_KIND.small || role !== 'dialler' || lanes.length >= limits.smallLanes) {
+      throw new LegFault('protocol_error', `a transport stream that is no lane (first byte ${chunk?.[0]})`);
+    }
+    runLane(chunk.byteLength > 1 ? pushedBack(stream, chunk.subarray(1)) : stream);
+  };
+
+  const runControl = async (): Promise<void> => {
+    for (;;) {
+      const message = await control.receive();
+      if (message === null) throw new LegFault('protocol_error', 'the control stream ended before goodbye');
+      switch (message.type) {
+        case 'goodbye':
+          return finish({
+            code: parseCloseCode(message.code),
+            by: 'remote',
+            ...(message.reason ? { reason: message.reason } : {}),
+          });
+        case 'ping':
+          control.send({ type: 'pong', id: message.id }).catch(fail);
+          break;
+        case 'pong':
+          break;
+        case 'environments':
+        case 'environmentsResult':
+        case 'drain':
+          handlers.onMessage?.(message);
+          break;
+        default:
+          throw new LegFault('protocol_error', `${message.type} out of turn`);
+      }
+    }
+  };
+
+  const leg: Leg = {
+    id: parts.id,
+    role,
+    peer: parts.peer,
+    greeting: parts.greeting,
+    transport: connection.transport,
+    remoteAddress: connection.remoteAddress,
+    closed,
+    get isOpen() {
+      return !ended && !closing;
+    },
+    attach(given) {
+      handlers = given;
+      const accepting = new AbortController();
+      void closed.then(() => accepting.abort());
+      runControl().catch(fail);
+      acceptLanes(accepting.signal).catch((error: unknown) => {
+        if (!accepting.signal.aborted) fail(error);
+      });
+      if (parts.firstLane) runLane(parts.firstLane, Uint8Array.of(LANE_KIND.small));
+      void connection.closed.then((end) =>
+        finish({ code: 'lost', by: end.by, ...(end.error ? { error: end.error } : {}) }),
+      );
+    },
+    openStream(target: Target, { signal }): TunnelStream {
+      signal.throwIfAborted();
+      if (ended || closing) throw new LegClosedError(ended?.code ?? 'closed', ended?.by ?? 'local', ended?.reason);
+      const lane = lanes.reduce<Lane | undefined>(
+        (best, each) => (best && best.streams <= each.streams ? best : each),
+        undefined,
+      );
+      if (streams.size >= limits.streamsPerLeg || !lane) throw new StreamRefusedError('limit');
+      if (role === 'acceptor' && lane.streams >= limits.streamsPerSmallLane && lanes.length < limits.smallLanes)
+        openLane().catch(fail);
+      // What the other side grants shrinks the same way as what this side does, see newWindow.
+      const allowance =
+        granted < (limits.grantedBytesPerLeg * 3) / 4 ? limits.reducedCreditBytes : limits.smallestCreditBytes;
+      const window = newWindow();
+      const id = nextId;
+      const frame = encodeOpen(id, { target, allowance, credit: window });
+      nextId += 2;
+      const stream = new LegStream(host, {
+        id,
+        target,
+        opener: true,
+        sendCredit: allowance,
+        receiveCredit: window,
+        window,
+      });
+      add(stream, lane);
+      lane.control(frame);
+      const onAbort = (): void => {
+        stream.destroy(signal.reason instanceof Error ? signal.reason : new StreamResetError('cancelled', 'local'));
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      stream.once('close', () => signal.removeEventListener('abort', onAbort));
+      return stream;
+    },
+    send(message: OutgoingMessage) {
+      if (!ended && !closing) control.send(message).catch(fail);
+    },
+    stats() {
+      const { rttMs, received } = connection.stats();
+      let sent = bytesSent;
+      let got = bytesReceived;
+      for (const stream of streams.values()) {
+        sent += stream.bytesSent;
+        got += stream.bytesReceived;
+      }
+      return { rttMs, received, openStreams: streams.size, bytesSent: sent, bytesReceived: got };
+    },
+    async close(code, reason) {
+      if (!ended && !closing) await sayGoodbye(code, reason);
+      finish({ code, by: 'local', ...(reason ? { reason } : {}) });
+    },
+    abort(code, error) {
+      finish({ code, by: 'local', ...(error ? { error } : {}) });
+    },
+  };
+  return leg;
+};
+
+/** The fault of the peer behind `error`, or undefined when the transport failed. */
+const faultOf = (error: unknown): LegFault | undefined => {
+  if (error instanceof LegFault) return error;
+  if (error instanceof FrameError) return new LegFault('protocol_error', error.message);
+  if (error instanceof MessageError) return new LegFault(error.code, error.message);
+  return undefined;
+};
+
+/** `stream`, with `bytes` to be read first. */
+const pushedBack = (stream: TransportStream, bytes: Uint8Array): TransportStream => {
+  let first: Uint8Array | undefined = bytes;
+  return {
+    read() {
+      const chunk = first;
+      first = undefined;
+      return chunk ? Promise.resolve(chunk) : stream.read();
+    },
+    write: (chunk) => stream.write(chunk),
+    finish: () => stream.finish(),
+    reset: () => stream.reset(),
+  };
+};

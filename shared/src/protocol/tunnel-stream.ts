@@ -1,0 +1,303 @@
+/** A tunnel stream: a Duplex whose two directions are bounded by credit. */
+import { Duplex } from 'node:stream';
+import {
+  StreamRefusedError,
+  StreamResetError,
+  type ResetCode,
+  type StreamRefusal,
+  type StreamStatus,
+} from '../errors.ts';
+import type { LaneSource } from './lane.ts';
+import type { IncomingTunnelStream, Leg, TunnelStream } from './leg.ts';
+import { STREAM_BUFFER_BYTES } from './limits.ts';
+import type { Target } from './target.ts';
+
+/** What a stream needs of its leg. */
+export interface StreamHost {
+  readonly leg: Leg;
+  /** There is something to send within credit. */
+  ready(stream: LegStream): void;
+  sendStatus(stream: LegStream, status: StreamStatus, credit: number): void;
+  sendWindow(stream: LegStream, credit: number): void;
+  sendFin(stream: LegStream): void;
+  sendReset(stream: LegStream, code: ResetCode): void;
+  /** Both directions are over: nothing more is sent or taken for the id. */
+  forget(stream: LegStream): void;
+  /** The credit of a stream wants to grow by `bytes`; false when the leg has granted enough. */
+  mayGrant(bytes: number): boolean;
+  /** Round-trip time of the leg in ms. */
+  rttMs(): number;
+  monotonic(): number;
+  readonly largestCreditBytes: number;
+}
+
+export interface StreamSetup {
+  readonly id: number;
+  readonly target: Target;
+  readonly opener: boolean;
+  /** Bytes this side may send at once. */
+  readonly sendCredit: number;
+  /** Bytes the peer may send at once. */
+  readonly receiveCredit: number;
+  /** Bytes the peer may have under way once the stream is connected; `receiveCredit` at the opener. */
+  readonly window: number;
+}
+
+const ignore = (): void => {};
+
+export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStream, LaneSource {
+  readonly id: number;
+  readonly target: Target;
+  readonly turnKey: string;
+  readonly connected: Promise<void>;
+  bytesSent = 0;
+  bytesReceived = 0;
+  /** Credit this side has given the peer in all, counted by the leg. */
+  window: number;
+
+  readonly #host: StreamHost;
+  readonly #opener: boolean;
+  #settle: { resolve: () => void; reject: (error: Error) => void } | undefined;
+
+  // Sending: chunks wait until the lane takes them; the writer is called back when the last one is taken.
+  #chunks: Uint8Array[] = [];
+  #offset = 0;
+  #sendCredit: number;
+  #written: ((error?: Error | null) => void) | undefined;
+  #finSent = false;
+
+  // Receiving: what the reader has not asked for waits here, within credit.
+  #arrived: Buffer[] = [];
+  #receiveCredit: number;
+  readonly #creditOnAccept: number;
+  #owed = 0;
+  #wanted = false;
+  #finReceived = false;
+  #endPushed = false;
+  #growthMark: number;
+  #consumedSinceMark = 0;
+
+  #answered = false;
+  #over = false;
+
+  constructor(host: StreamHost, setup: StreamSetup) {
+    super({ allowHalfOpen: true, highWaterMark: STREAM_BUFFER_BYTES });
+    this.#host = host;
+    this.id = setup.id;
+    this.target = setup.target;
+    this.turnKey = setup.target.environmentId;
+    this.#opener = setup.opener;
+    this.#sendCredit = setup.sendCredit;
+    this.#receiveCredit = setup.receiveCredit;
+    this.window = setup.window;
+    this.#creditOnAccept = setup.window - setup.receiveCredit;
+    this.#growthMark = host.monotonic();
+    this.connected = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+    });
+    this.connected.catch(ignore);
+    // Without a listener the error of a stream that nobody looks at any more would end the process.
+    this.on('error', ignore);
+  }
+
+  get leg(): Leg {
+    return this.#host.leg;
+  }
+
+  accept(): void {
+    if (this.#opener || this.#answered || this.#over) return;
+    this.#answered = true;
+    this.#receiveCredit += this.#creditOnAccept;
+    this.#host.sendStatus(this, 'connected', this.#creditOnAccept);
+    this.#settle?.resolve();
+    if (this.hasPayload) this.#host.ready(this);
+  }
+
+  refuse(code: StreamRefusal): void {
+    if (this.#opener || this.#answered || this.#over) return;
+    this.#answered = true;
+    this.#host.sendStatus(this, code, 0);
+    this.#end(new StreamRefusedError(code));
+  }
+
+  reset(code: ResetCode): void {
+    if (this.#over) return;
+    this.#host.sendReset(this, code);
+    this.#end(new StreamResetError(code, 'local'));
+  }
+
+  // ---- frames from the peer; each returns false when the peer may not send it now
+
+  onStatus(status: StreamStatus, credit: number): boolean {
+    if (!this.#opener || this.#answered) return false;
+    this.#answered = true;
+    if (status === 'connected') {
+      this.#settle?.resolve();
+      this.onWindow(credit);
+    } else {
+      this.#end(new StreamRefusedError(status));
+    }
+    return true;
+  }
+
+  /** False: the peer sent more than its credit. */
+  onData(bytes: Buffer, chunk: Uint8Array): boolean {
+    if (bytes.length > this.#receiveCredit || this.#finReceived) return false;
+    this.#receiveCredit -= bytes.length;
+    this.bytesReceived += bytes.length;
+    if (this.#wanted) {
+      this.#wanted = this.push(bytes);
+      this.#consumed(bytes.length);
+    } else {
+      // A small piece that has to wait would hold the whole chunk that it came in.
+      this.#arrived.push(bytes.length * 2 < chunk.byteLength ? Buffer.from(bytes) : bytes);
+    }
+    return true;
+  }
+
+  onWindow(credit: number): boolean {
+    this.#sendCredit += credit;
+    if (this.#sendCredit > Number.MAX_SAFE_INTEGER) return false;
+    if (this.hasPayload) this.#host.ready(this);
+    return true;
+  }
+
+  onFin(): boolean {
+    if (this.#finReceived) return false;
+    this.#finReceived = true;
+    if (this.#arrived.length === 0) this.#pushEnd();
+    this.#checkOver();
+    return true;
+  }
+
+  onReset(code: ResetCode): void {
+    this.#end(new StreamResetError(code, 'remote'));
+  }
+
+  onLegClosed(error: Error): void {
+    this.#end(error);
+  }
+
+  // ---- LaneSource
+
+  get hasPayload(): boolean {
+    return this.#chunks.length > 0 && this.#sendCredit > 0 && !this.#over;
+  }
+
+  takePayload(maxBytes: number): Uint8Array | undefined {
+    const chunk = this.#chunks[0];
+    if (!chunk || this.#over || this.#sendCredit === 0) return undefined;
+    const length = Math.min(maxBytes, this.#sendCredit, chunk.byteLength - this.#offset);
+    const payload = chunk.subarray(this.#offset, this.#offset + length);
+    this.#sendCredit -= length;
+    this.bytesSent += length;
+    this.#offset += length;
+    if (this.#offset === chunk.byteLength) {
+      this.#offset = 0;
+      this.#chunks.shift();
+      if (this.#chunks.length === 0) {
+        const written = this.#written;
+        this.#written = undefined;
+        // The lane copies the payload in this tick, and only then may the writer have its memory back.
+        if (written) process.nextTick(written);
+      }
+    }
+    return payload;
+  }
+
+  // ---- Duplex
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
+    this.#send([chunk], callback);
+  }
+
+  override _writev(chunks: { chunk: Buffer }[], callback: (error?: Error | null) => void): void {
+    this.#send(
+      chunks.map(({ chunk }) => chunk),
+      callback,
+    );
+  }
+
+  #send(chunks: Buffer[], callback: (error?: Error | null) => void): void {
+    this.#chunks = chunks.filter((chunk) => chunk.length > 0);
+    if (this.#chunks.length === 0) return callback();
+    this.#written = callback;
+    if (this.hasPayload) this.#host.ready(this);
+  }
+
+  override _final(callback: (error?: Error | null) => void): void {
+    if (!this.#over) {
+      this.#finSent = true;
+      this.#host.sendFin(this);
+      this.#checkOver();
+    }
+    callback();
+  }
+
+  override _read(): void {
+    this.#wanted = true;
+    while (this.#wanted) {
+      const bytes = this.#arrived.shift();
+      if (!bytes) break;
+      this.#wanted = this.push(bytes);
+      this.#consumed(bytes.length);
+    }
+    if (this.#finReceived && this.#arrived.length === 0) this.#pushEnd();
+  }
+
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+    if (!this.#over) {
+      this.#host.sendReset(this, 'cancelled');
+      this.#over = true;
+      this.#host.forget(this);
+    }
+    this.#settle?.reject(error ?? new StreamResetError('cancelled', 'local'));
+    this.#chunks = [];
+    this.#arrived = [];
+    if (this.#written) process.nextTick(this.#written, error ?? new StreamResetError('cancelled', 'local'));
+    this.#written = undefined;
+    callback(error);
+  }
+
+  #pushEnd(): void {
+    if (this.#endPushed) return;
+    this.#endPushed = true;
+    this.push(null);
+  }
+
+  /** The reader took `bytes`: credit goes back once half a window is owed, and grows while the reader keeps pace. */
+  #consumed(bytes: number): void {
+    this.#owed += bytes;
+    if (this.#finReceived || this.#over || (!this.#opener && !this.#answered)) return;
+    this.#consumedSinceMark += bytes;
+    if (this.#owed * 2 < this.window) return;
+    let credit = this.#owed;
+    if (this.#consumedSinceMark >= this.window) {
+      const now = this.#host.monotonic();
+      const keepsPace = now - this.#growthMark <= 2 * this.#host.rttMs();
+      if (keepsPace && this.window * 2 <= this.#host.largestCreditBytes && this.#host.mayGrant(this.window)) {
+        credit += this.window;
+        this.window *= 2;
+      }
+      this.#growthMark = now;
+      this.#consumedSinceMark = 0;
+    }
+    this.#owed = 0;
+    this.#receiveCredit += credit;
+    this.#host.sendWindow(this, credit);
+  }
+
+  #checkOver(): void {
+    if (!this.#finSent || !this.#finReceived || this.#over) return;
+    this.#over = true;
+    this.#host.forget(this);
+  }
+
+  /** The stream is over by a frame or with the leg: nothing more is sent for it. */
+  #end(error: Error): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#host.forget(this);
+    this.destroy(error);
+  }
+}
