@@ -46,6 +46,11 @@ export const GATEWAY_ERRORS = {
   },
   method_not_allowed: { status: 405, title: 'Method not allowed', message: 'This method is not allowed here.' },
   request_timeout: { status: 408, title: 'Request timed out', message: 'The request took too long to arrive.' },
+  expectation_failed: {
+    status: 417,
+    title: 'Expectation failed',
+    message: 'The request expects something other than 100-continue of the gateway.',
+  },
   misdirected: { status: 421, title: 'Wrong gateway', message: 'This gateway does not serve the host of the request.' },
   too_many_requests: {
     status: 429,
