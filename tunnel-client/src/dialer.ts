@@ -1,0 +1,198 @@
+/**
+ * Answers the tunnel streams that gateways open. A stream names an environment and a port and nothing else; where that
+ * is, stands in the client's own table. In this order:
+ *
+ *  1. only ports; logs and OAuth callbacks have no server here yet        forbidden_target
+ *  2. the log port is never an ordinary port                              forbidden_target
+ *  3. the environment is announced, and exposes the port                  unknown_environment, not_exposed
+ *  4. there is room                                                       limit
+ *  5. its host is resolved once; the addresses found are all that is used refused
+ *  6. none of the ranges of ip-address.ts, none of the client's listeners forbidden_target
+ *  7. TCP, then TLS where the port speaks https            refused, timeout, limit, upstream_not_tls
+ */
+import type { Socket } from 'node:net';
+import type { Clock } from '../../shared/src/clock.ts';
+import type { StreamStatus } from '../../shared/src/errors.ts';
+import { LOG_PORT } from '../../shared/src/hostname.ts';
+import type { IncomingTunnelStream } from '../../shared/src/protocol/leg.ts';
+import type { Environment } from '../../shared/src/protocol/messages.ts';
+import type { Target } from '../../shared/src/protocol/target.ts';
+import { interleaveFamilies, MAX_ADDRESSES, raceAttempts } from './happy-eyeballs.ts';
+import { isForbiddenAddress, isOwnAddress, machineAddresses } from './ip-address.ts';
+import type { Logger } from './logger.ts';
+import type { Resolver } from './resolver.ts';
+import { splice, type UpstreamConnection } from './splice.ts';
+import { connectFailure, connectTcp, plainConnection, startTls, UpstreamError } from './upstream.ts';
+
+export interface DialerLimits {
+  /** From OPEN to STATUS, ms, name resolution and TLS included: a person waits for it. Then `timeout`. */
+  readonly connectTimeoutMs: number;
+  /** Connections to upstreams that are being made at once: each holds a descriptor. Beyond it `limit`. */
+  readonly connecting: number;
+}
+
+export const DIALER_LIMITS: DialerLimits = { connectTimeoutMs: 10_000, connecting: 1_024 };
+
+export interface DialerDeps {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly resolver: Resolver;
+  readonly environment: (id: string) => Environment | undefined;
+  /** TCP ports on which the client itself listens, at whatever address. */
+  readonly ownPorts: () => readonly number[];
+  readonly ownAddresses?: () => readonly string[];
+}
+
+export interface DialerStats {
+  /** Streams that are joined to an upstream now. */
+  readonly open: number;
+  /** Streams answered so far, by status. */
+  readonly answered: Readonly<Partial<Record<StreamStatus | 'upstream_reset' | 'cancelled', number>>>;
+}
+
+export interface Dialer {
+  handle(stream: IncomingTunnelStream): void;
+  /** From now on new streams are refused with `draining`; those that are open go on. */
+  drain(): void;
+  /** Ends every stream with a reset. */
+  abort(): void;
+  stats(): DialerStats;
+}
+
+interface Destination {
+  readonly host: string;
+  readonly port: number;
+  readonly tls: boolean;
+}
+
+type StreamAnswer = keyof DialerStats['answered'];
+
+export const createDialer = (deps: DialerDeps, limits: DialerLimits = DIALER_LIMITS): Dialer => {
+  const { clock, log, resolver } = deps;
+  const ownAddresses = deps.ownAddresses ?? machineAddresses;
+  const answered: Partial<Record<StreamAnswer, number>> = {};
+  const streams = new Set<IncomingTunnelStream>();
+  let connecting = 0;
+  let open = 0;
+  let draining = false;
+
+  const destination = (target: Target): Destination => {
+    if (target.kind !== 'port')
+      throw new UpstreamError('forbidden_target', `there is no target of kind ${target.kind}`);
+    if (target.port === LOG_PORT) throw new UpstreamError('forbidden_target', 'the log port is no ordinary port');
+    const environment = deps.environment(target.environmentId);
+    if (!environment) throw new UpstreamError('unknown_environment', 'the environment is not announced');
+    const exposed = environment.ports.find(({ port }) => port === target.port);
+    if (!exposed) throw new UpstreamError('not_exposed', 'the environment does not expose the port');
+    return { host: environment.host, port: target.port, tls: target.tls || exposed.protocol === 'https' };
+  };
+
+  const isOwnListener = (address: string, port: number): boolean =>
+    deps.ownPorts().includes(port) && isOwnAddress(address, ownAddresses());
+
+  const connectSocket = async ({ host, port }: Destination, signal: AbortSignal): Promise<Socket> => {
+    const found = await resolver.resolve(host, { signal }).catch((error: unknown) => {
+      throw signal.aborted ? error : new UpstreamError('refused', `the host ${host} was not found`, { cause: error });
+    });
+    const allowed = found.filter(({ address }) => !isForbiddenAddress(address) && !isOwnListener(address, port));
+    if (allowed.length === 0) throw new UpstreamError('forbidden_target', `${host}:${port} is never dialled`);
+    const candidates = interleaveFamilies(allowed).slice(0, MAX_ADDRESSES);
+    const socket = await raceAttempts(
+      { clock },
+      candidates,
+      ({ address }, options) => connectTcp({ address, port }, options),
+      (late) => void late.destroy(),
+      { signal },
+    ).catch((error: unknown) => {
+      resolver.forget(host);
+      if (signal.aborted) throw error;
+      throw new UpstreamError(connectFailure(error), `${host}:${port} cannot be reached`, { cause: error });
+    });
+    // An address that no interface shows may still be local (a `local` route): then both ends have the same one.
+    if (deps.ownPorts().includes(port) && socket.localAddress === socket.remoteAddress) {
+      socket.destroy();
+      throw new UpstreamError('forbidden_target', `${host}:${port} is the client's own listener`);
+    }
+    return socket;
+  };
+
+  const connect = async (to: Destination, signal: AbortSignal): Promise<UpstreamConnection> => {
+    const socket = await connectSocket(to, signal);
+    return to.tls ? startTls(socket, to.host, { signal }) : plainConnection(socket);
+  };
+
+  const count = (answer: StreamAnswer): void => {
+    answered[answer] = (answered[answer] ?? 0) + 1;
+  };
+
+  const fail = (stream: IncomingTunnelStream, error: unknown, timedOut: boolean): void => {
+    if (stream.destroyed) return count('cancelled');
+    const code = error instanceof UpstreamError ? error.code : timedOut ? 'timeout' : undefined;
+    const { environmentId, port, requestId } = stream.target;
+    if (code === undefined) {
+      log.error({ err: error, environmentId, port, requestId }, 'dialling an upstream failed in an unexpected way');
+      return stream.reset('internal');
+    }
+    count(code);
+    log[code === 'forbidden_target' ? 'warn' : 'debug'](
+      { code, environmentId, port, requestId, legId: stream.leg.id, err: error },
+      'tunnel stream not connected',
+    );
+    if (code === 'upstream_reset') stream.reset(code);
+    else stream.refuse(code);
+  };
+
+  const serve = async (stream: IncomingTunnelStream): Promise<void> => {
+    const attempt = new AbortController();
+    let timedOut = false;
+    const onGone = (): void => attempt.abort(new DOMException('the tunnel stream was closed', 'AbortError'));
+    const cancelTimer = clock.timer(limits.connectTimeoutMs, () => {
+      timedOut = true;
+      attempt.abort(new DOMException('no connection in time', 'TimeoutError'));
+    });
+    stream.once('close', onGone);
+    connecting += 1;
+    try {
+      const upstream = await connect(destination(stream.target), attempt.signal);
+      if (stream.destroyed) return upstream.reset();
+      if (upstream.duplex.destroyed) throw new UpstreamError('refused', 'the upstream hung up at once');
+      stream.accept();
+      count('connected');
+      open += 1;
+      splice(stream, upstream, () => {
+        open -= 1;
+      });
+    } catch (error) {
+      fail(stream, error, timedOut);
+    } finally {
+      connecting -= 1;
+      cancelTimer();
+      stream.off('close', onGone);
+    }
+  };
+
+  return {
+    handle(stream) {
+      streams.add(stream);
+      stream.once('close', () => streams.delete(stream));
+      // A reset by the gateway while nothing is connected yet; `close` does the rest.
+      stream.on('error', () => undefined);
+      const refusal = draining ? 'draining' : connecting >= limits.connecting ? 'limit' : undefined;
+      if (refusal) {
+        count(refusal);
+        return stream.refuse(refusal);
+      }
+      serve(stream).catch((error: unknown) => {
+        log.error({ err: error }, 'a tunnel stream could not be answered');
+        stream.reset('internal');
+      });
+    },
+    drain() {
+      draining = true;
+    },
+    abort() {
+      for (const stream of streams) stream.reset('cancelled');
+    },
+    stats: () => ({ open, answered: { ...answered } }),
+  };
+};
