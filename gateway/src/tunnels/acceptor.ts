@@ -43,6 +43,14 @@ export interface Acceptor {
  */
 const TURNED_AWAY_LOG_MS = 10_000;
 
+/** How long the authority's keys are taken from memory, ms: the old and the new key overlap by days when they change. */
+const TRUST_MEMORY_MS = 10_000;
+
+interface Trust {
+  readonly trust: JsonWebKeySet;
+  readonly issuer: string;
+}
+
 /** Who counts as one address: an IPv4 address, or the /64 of an IPv6 one, of which anybody has the whole. */
 export const addressGroup = (remoteAddress: string): string => {
   const host = unmapIPv4(parseHostPort(remoteAddress).host);
@@ -62,8 +70,28 @@ export const addressGroup = (remoteAddress: string): string => {
     .join(':')}::/64`;
 };
 
+/**
+ * The keys to trust, read anew when {@link TRUST_MEMORY_MS} have passed; while the directory is away, those of before.
+ */
+const createTrust = (directory: Directory, clock: Clock): (() => Promise<Trust>) => {
+  let known: Trust | undefined;
+  let readAt = -Infinity;
+  return async () => {
+    if (known && clock.monotonic() - readAt < TRUST_MEMORY_MS) return known;
+    try {
+      const { trust, issuer } = await directory.authority();
+      known = { trust, issuer };
+      readAt = clock.monotonic();
+    } catch (error) {
+      if (!known) throw new RefusedError('unavailable', { cause: error });
+    }
+    return known;
+  };
+};
+
 export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
   const { directory, registry, membership, clock, log, limits } = deps;
+  const currentAuthority = createTrust(directory, clock);
   const perAddress = new Map<string, number>();
   const running = new Set<Promise<void>>();
   const ended = new AbortController();
@@ -113,7 +141,7 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
           clock,
           membership: () => membership.token(),
           async verify(token, peerKey) {
-            const authority = await authorityOf(directory);
+            const authority = await currentAuthority();
             ({ trust } = authority);
             const peer = await verifyMembership(token, { ...authority, group: 'runner', peerKey }, { clock });
             who.runnerId = peer.id;
@@ -160,13 +188,4 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
       await Promise.all(running);
     },
   };
-};
-
-const authorityOf = async (directory: Directory): Promise<{ trust: JsonWebKeySet; issuer: string }> => {
-  try {
-    const { trust, issuer } = await directory.authority();
-    return { trust, issuer };
-  } catch (error) {
-    throw new RefusedError('unavailable', { cause: error });
-  }
 };

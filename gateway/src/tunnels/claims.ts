@@ -3,6 +3,7 @@
  * Called one after the other for each runner.
  */
 import type { Environment, EnvironmentRefusal, EnvironmentResult } from '../../../shared/src/protocol/messages.ts';
+import { RefusedError } from '../../../shared/src/errors.ts';
 import { portHost, publicUrl } from '../../../shared/src/hostname.ts';
 import type { Directory } from '../directory/directory.ts';
 import type { Logger } from '../observability/log.ts';
@@ -18,6 +19,8 @@ export interface ClaimDeps {
   readonly log: Logger;
   /** `<domain>` and port of the URLs that runners are told. */
   readonly urls: { readonly domain: string; readonly publicPort: () => number };
+  /** Called for each environment that was accepted. */
+  readonly onAccepted: (runnerId: string, environmentId: string) => void;
 }
 
 const isLive = (instance: InstanceEntry): boolean => instance.legs.size > 0;
@@ -36,6 +39,8 @@ const claim = async (
     return await deps.directory.claim(runner.id, environments);
   } catch (error) {
     deps.log.error({ err: error, runnerId: runner.id }, 'the directory could not take an announcement');
+    // It said no to the runner as such: its legs are cut when the change is looked up.
+    if (error instanceof RefusedError && error.code !== 'unavailable') return new Map();
     const holds = (id: string): boolean => deps.table.announcers(id).some((other) => other.runner === runner);
     return new Map(environments.map(({ id }) => [id, holds(id) ? 'accepted' : 'unavailable']));
   }
@@ -77,26 +82,29 @@ export const applyAnnouncement = async (
   announcement: Announcement,
 ): Promise<EnvironmentResult[]> => {
   const { runner } = instance;
-  const verdicts = await claim(deps, instance, [...announcement.set.values()]);
   const results: EnvironmentResult[] = [...announcement.refused];
+  const gone = announcement.full
+    ? [...instance.environments.keys()].filter((id) => !announcement.set.has(id))
+    : [...announcement.delete].filter((id) => !announcement.set.has(id));
+  for (const id of gone) deps.table.withdraw(instance, id);
+  for (const { id } of announcement.refused) if (!announcement.set.has(id)) deps.table.withdraw(instance, id);
+  // Before the claims: names that are given back make room below the runner's limit.
+  if (announcement.full || gone.length > 0) await release(deps, instance, announcement);
+
+  const verdicts = await claim(deps, instance, [...announcement.set.values()]);
   // It may have been revoked, or forgotten, while the directory was asked.
   if (runner.instances.get(instance.id) !== instance) return [];
   for (const [id, environment] of announcement.set) {
     const verdict = verdicts.get(id) ?? 'unavailable';
     if (verdict === 'accepted') {
       deps.table.announce(instance, environment);
+      deps.onAccepted(runner.id, id);
       results.push(accepted(deps, environment));
     } else {
       deps.table.withdraw(instance, id);
       results.push(refusal(id, verdict));
     }
   }
-  for (const { id } of announcement.refused) if (!announcement.set.has(id)) deps.table.withdraw(instance, id);
-  const gone = announcement.full
-    ? [...instance.environments.keys()].filter((id) => !announcement.set.has(id))
-    : [...announcement.delete].filter((id) => !announcement.set.has(id));
-  for (const id of gone) deps.table.withdraw(instance, id);
-  if (announcement.full || gone.length > 0) await release(deps, instance, announcement);
 
   const refused = results.filter((result) => !result.accepted);
   const fields = { runnerId: runner.id, instance: instance.id, revision: announcement.revision };

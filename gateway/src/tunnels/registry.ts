@@ -42,6 +42,8 @@ export const DEAD_PATH_DEADLINE_MS = 10_000;
 const CACHED_BINDINGS = 10_000;
 /** Runners as last looked up, for legs that come while the directory is away. The least recently used goes first. */
 const CACHED_RUNNERS = 10_000;
+/** Environments that operators took away and that are remembered as such, for the log only. */
+const TAKEN_AWAY = 1_000;
 
 export interface LegInfo {
   readonly legId: string;
@@ -120,6 +122,8 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   const knownRunners = new LRUCache<string, Runner>({ max: CACHED_RUNNERS });
   /** Grows with each change, so that a look-up that was under way meanwhile is not remembered. */
   let generation = 0;
+  /** Environments that an operator took from their runner here: a new claim is worth a warning. */
+  const takenAway = new LRUCache<string, true>({ max: TAKEN_AWAY });
   let isDraining = false;
   let isClosed = false;
 
@@ -149,6 +153,17 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     for (const message of resultMessages(revision, results)) open?.send(message);
   };
 
+  const claimDeps = {
+    directory,
+    table,
+    log,
+    urls: deps.urls,
+    onAccepted(runnerId: string, environmentId: string) {
+      if (!takenAway.delete(environmentId)) return;
+      log.warn({ runnerId, environmentId }, 'an environment that an operator had released is claimed again');
+    },
+  };
+
   const onEnvironments = (entry: LegEntry, message: MessageOf<'environments'>): void => {
     const { instance, leg } = entry;
     const { runner } = instance;
@@ -168,7 +183,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     instance.revision = announcement.revision;
     const apply = announcement;
     void enqueue(runner, async () => {
-      const results = await applyAnnouncement({ directory, table, log, urls: deps.urls }, instance, apply);
+      const results = await applyAnnouncement(claimDeps, instance, apply);
       answer(instance, leg, apply.revision, results);
     })
       .catch(() => {})
@@ -304,6 +319,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   const drop = (runner: RunnerEntry, environmentId: string, code: 'claimed' | 'released'): void => {
     for (const instance of table.announcers(environmentId).filter((other) => other.runner === runner)) {
       table.withdraw(instance, environmentId);
+      if (code === 'released') takenAway.set(environmentId, true);
       log.warn(
         { runnerId: runner.id, environmentId, instance: instance.id, code },
         'environment taken from its runner',
