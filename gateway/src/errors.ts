@@ -116,7 +116,7 @@ export const GATEWAY_ERRORS = {
   runner_offline: {
     status: 503,
     title: 'The environment is offline',
-    message: 'The environment is known, but its runner is not connected right now. The page tries again by itself.',
+    message: 'The environment is known, but its runner is not connected right now. Try again in a moment.',
     retryAfterSeconds: 5,
   },
   overloaded: {

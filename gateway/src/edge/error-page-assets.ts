@@ -34,7 +34,7 @@ a.button{padding:13px 18px;background:var(--accent);color:var(--onAccent);text-d
 dl{display:grid;grid-template-columns:auto minmax(0,1fr);gap:6px 20px;padding:20px 32px;border-top:1px solid var(--line);font-size:14px;line-height:1.6;align-items:baseline}
 dt{color:var(--soft)}
 dd{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;font-size:13px;overflow-wrap:anywhere;user-select:all}
-dd.copy{display:flex;flex-wrap:wrap;gap:4px 12px;align-items:baseline}
+dd.copy{margin-top:8px;display:flex;flex-wrap:wrap;gap:4px 12px;align-items:baseline}
 button{padding:5px 9px;font-size:13px;background:none;color:var(--soft);border:1px solid var(--line);border-radius:7px;font-family:system-ui,sans-serif;user-select:none}
 button:hover{color:var(--ink);border-color:var(--soft)}
 a.button:focus-visible,button:focus-visible{outline:3px solid var(--ok);outline-offset:2px}

@@ -147,7 +147,7 @@ ${renderWay(STOPS[details.code])}
 <div class="text">
 <h1>${escapeHtml(title)}</h1>
 <p>${escapeHtml(message)}</p>
-${retry === '' ? '' : '<div class="again"><a class="button" id="again" href="">Try again</a><span class="wait" id="wait" role="status"></span></div>'}
+${retry === '' ? '' : '<div class="again"><a class="button" id="again" href="">Try again</a><span class="wait" id="wait"></span></div>'}
 </div>
 <dl>${list}<dt></dt><dd class="copy"><button id="copy" type="button" hidden>Copy details</button></dd></dl>
 </main>
