@@ -68,7 +68,6 @@ export const createApiClient = (deps: { clock: Clock; resolver: Resolver }, opti
         method,
         path,
         servername: url.host,
-        ALPNProtocols: ['http/1.1'],
         ...(roots ? { ca: roots } : {}),
         lookup: (_host, lookupOptions, callback) => {
           const [first] = addresses;

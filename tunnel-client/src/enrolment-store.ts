@@ -18,7 +18,8 @@ const storedEnrolmentSchema = enrolmentResponseSchema.extend({
 });
 export type StoredEnrolment = z.output<typeof storedEnrolmentSchema>;
 
-export const hashToken = (exchangeToken: string): string => createHash('sha256').update(exchangeToken).digest('base64url');
+export const hashToken = (exchangeToken: string): string =>
+  createHash('sha256').update(exchangeToken).digest('base64url');
 
 export const keyPath = (stateDir: string): string => join(stateDir, KEY_FILE);
 
@@ -28,7 +29,11 @@ export interface EnrolmentStore {
   save(enrolment: StoredEnrolment): Promise<void>;
 }
 
-export const createEnrolmentStore = (options: { stateDir: string; gateway: string; runnerId: string }): EnrolmentStore => {
+export const createEnrolmentStore = (options: {
+  stateDir: string;
+  gateway: string;
+  runnerId: string;
+}): EnrolmentStore => {
   const path = join(options.stateDir, MEMBERSHIP_FILE);
   return {
     async load() {

@@ -1,0 +1,283 @@
+/**
+ * A runner's tunnel client as a library: keeps legs to the gateways, announces environments, and joins the streams that
+ * gateways open with what runs in the environments. It prints nothing and ends no process.
+ *
+ *     const client = connectRunner({ gateway: 'https://api.gateway.example', runnerId, exchangeToken, stateDir });
+ *     client.environments.set({ id: 'demo', ports: [{ port: 3000, admission: 'everyone' }] });
+ *     await client.ready();
+ */
+import { EventEmitter } from 'node:events';
+import * as z from 'zod';
+import { type Clock, delay, systemClock } from '../../shared/src/clock.ts';
+import { describeError } from '../../shared/src/errors.ts';
+import { ID_RULE, isId } from '../../shared/src/hostname.ts';
+import { keyFingerprint, loadOrCreateKey } from '../../shared/src/identity/keys.ts';
+import type { Leg } from '../../shared/src/protocol/leg.ts';
+import { type Environment, environmentSchema } from '../../shared/src/protocol/messages.ts';
+import { createAnnouncer } from './announcer.ts';
+import { createDialer, type Dialer } from './dialer.ts';
+import { keyPath } from './enrolment-store.ts';
+import { parseGatewayUrl } from './gateway-url.ts';
+import { type Logger, silentLogger } from './logger.ts';
+import { createResolver } from './resolver.ts';
+import { type Running, startRunner } from './runner.ts';
+import {
+  environmentStatus,
+  type RunnerEvents,
+  type RunnerProblem,
+  type RunnerState,
+  type RunnerStatus,
+} from './status.ts';
+
+export type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
+export { RefusedError } from '../../shared/src/errors.ts';
+export type { Logger } from './logger.ts';
+export type * from './status.ts';
+
+/** An environment as it is written: what has a default may be absent. */
+export type EnvironmentInput = z.input<typeof environmentSchema>;
+
+export interface RunnerOptions {
+  /** `https://api.<domain>[:port]`. */
+  readonly gateway: string;
+  readonly runnerId: string;
+  /** Needed once; afterwards the key in `stateDir` is enough. */
+  readonly exchangeToken?: string;
+  /** Keeps the key and the membership. */
+  readonly stateDir: string;
+  /** PEM of roots that are trusted beside those of the system. */
+  readonly ca?: string;
+  readonly environments?: readonly EnvironmentInput[];
+  readonly logger?: Logger;
+  readonly clock?: Clock;
+  /** Program and version, for the operator's eyes. */
+  readonly agent?: string;
+  /** TCP ports on which the embedding program listens for itself: no environment is reached there on this machine. */
+  readonly ownPorts?: () => readonly number[];
+}
+
+export interface RunnerClient {
+  readonly environments: {
+    /** Adds or replaces an environment. Throws a ZodError when it is not valid. */
+    set(environment: EnvironmentInput): void;
+    delete(id: string): void;
+    replaceAll(environments: readonly EnvironmentInput[]): void;
+    list(): readonly Environment[];
+  };
+  on<E extends keyof RunnerEvents>(event: E, listener: (...args: RunnerEvents[E]) => void): void;
+  off<E extends keyof RunnerEvents>(event: E, listener: (...args: RunnerEvents[E]) => void): void;
+  status(): RunnerStatus;
+  /** Resolves when the first leg is up. Rejects when the client is closed, or with the signal's reason. */
+  ready(options?: { signal?: AbortSignal }): Promise<void>;
+  /**
+   * Ends the client. With `drain` (ms, or true for {@link DEFAULT_DRAIN_MS}) gateways are told first and open streams
+   * may end; otherwise they are cut.
+   */
+  close(options?: { drain?: boolean | number }): Promise<void>;
+}
+
+/** How long open streams may take to end after `close({ drain: true })`, ms: longer than almost any request. */
+export const DEFAULT_DRAIN_MS = 30_000;
+/** New streams are still served for so long after `drain` was sent, ms: gateways may not have read it. */
+const DRAIN_GRACE_MS = 500;
+/** How often it is looked whether the last stream has ended, ms. */
+const DRAIN_CHECK_MS = 50;
+/** Problems that `status()` shows. */
+const KEPT_PROBLEMS = 10;
+/** The list of gateways is asked for again not more often than this, ms. */
+const REFRESH_INTERVAL_MS = 60_000;
+
+const errorCode = (error: Error): string | undefined =>
+  'code' in error && typeof error.code === 'string' ? error.code : undefined;
+
+/** Throws RangeError or a ZodError at once when an option is wrong; everything later comes as `error` events. */
+export const connectRunner = (options: RunnerOptions): RunnerClient => {
+  const url = parseGatewayUrl(options.gateway);
+  if (!isId(options.runnerId)) throw new RangeError(`"${options.runnerId}" is not the id of a runner: ${ID_RULE}`);
+  const clock = options.clock ?? systemClock;
+  const log = options.logger ?? silentLogger;
+  const emitter = new EventEmitter();
+  emitter.setMaxListeners(0);
+  const stopping = new AbortController();
+  const resolver = createResolver({ clock });
+  let state: RunnerState = 'joining';
+  let problems: readonly RunnerProblem[] = [];
+  let running: Running | undefined;
+  let refreshedAt = -Infinity;
+  let closing: Promise<void> | undefined;
+
+  const emit = <E extends keyof RunnerEvents>(event: E, ...args: RunnerEvents[E]): void => {
+    // An `error` event without a listener would be thrown.
+    if (emitter.listenerCount(event) > 0) emitter.emit(event, ...args);
+  };
+  const setState = (next: RunnerState): void => {
+    if (state === next || state === 'closed' || (state === 'draining' && next !== 'closed')) return;
+    state = next;
+    emit('state', next);
+  };
+  const report = (error: Error, retryInMs?: number): void => {
+    const problem: RunnerProblem = {
+      at: clock.now(),
+      code: errorCode(error),
+      message: describeError(error),
+      retryInMs,
+    };
+    problems = [problem, ...problems].slice(0, KEPT_PROBLEMS);
+    log.warn({ err: error, retryInMs }, 'the tunnel client has a problem');
+    emit('error', error, problem);
+  };
+  const updateState = (): void => {
+    const isUp = running?.supervisor.legs().some((entry) => entry.state !== 'left') ?? false;
+    setState(isUp ? 'online' : running?.enrolment.current() ? 'connecting' : 'joining');
+  };
+
+  const announcer = createAnnouncer({
+    clock,
+    onResult: ({ gatewayId, result }) => {
+      const { id, accepted, code, message, urls } = result;
+      log[accepted ? 'info' : 'warn'](
+        { environmentId: id, gatewayId, code },
+        accepted ? 'environment accepted' : 'environment refused',
+      );
+      emit('environment', { id, gatewayId, accepted, code, message, urls });
+    },
+  });
+  const dialer = createDialer({
+    clock,
+    log,
+    resolver,
+    environment: (id) => announcer.get(id),
+    ownPorts: options.ownPorts ?? (() => []),
+  });
+  const environments: RunnerClient['environments'] = {
+    set: (environment) => announcer.set(environmentSchema.parse(environment)),
+    delete: (id) => announcer.delete(id),
+    replaceAll: (list) => announcer.replaceAll(parseEnvironments(list)),
+    list: () => announcer.list(),
+  };
+  environments.replaceAll(options.environments ?? []);
+
+  const refreshGateways = (): void => {
+    if (!running || clock.monotonic() - refreshedAt < REFRESH_INTERVAL_MS) return;
+    refreshedAt = clock.monotonic();
+    running.enrolment.refreshGateways({ signal: stopping.signal }).catch((error: unknown) => {
+      if (!stopping.signal.aborted) report(error as Error);
+    });
+  };
+
+  const start = async (): Promise<void> => {
+    const key = await loadOrCreateKey(keyPath(options.stateDir));
+    stopping.signal.throwIfAborted();
+    running = startRunner({
+      url,
+      options,
+      clock,
+      log,
+      key,
+      resolver,
+      announcer,
+      dialer,
+      emit,
+      report,
+      updateState,
+      refreshGateways,
+    });
+    await running.enrolment.run({ signal: stopping.signal });
+  };
+  const starting = start().catch((error: unknown) => {
+    if (stopping.signal.aborted) return;
+    report(error as Error);
+    void shutDown(0);
+  });
+
+  const shutDown = async (drainMs: number): Promise<void> => {
+    const legs = (): Leg[] => running?.supervisor.legs().map(({ leg }) => leg) ?? [];
+    stopping.abort(new DOMException('the client was closed', 'AbortError'));
+    running?.supervisor.stop();
+    if (drainMs > 0 && legs().length > 0) {
+      setState('draining');
+      await drainLegs(clock, dialer, legs, drainMs);
+    }
+    await Promise.all(legs().map((leg) => leg.close('closed')));
+    announcer.close();
+    dialer.abort();
+    await starting;
+    running?.quic.close();
+    setState('closed');
+  };
+
+  return {
+    environments,
+    on: (event, listener) => void emitter.on(event, listener as (...args: unknown[]) => void),
+    off: (event, listener) => void emitter.off(event, listener as (...args: unknown[]) => void),
+    status: () => ({
+      state,
+      runnerId: options.runnerId,
+      organization: running?.enrolment.current()?.membership.organization,
+      gateway: url.origin,
+      keyFingerprint: running ? keyFingerprint(running.key.publicKey) : undefined,
+      membershipExpiresAt: running?.enrolment.current()?.membership.expiresAt,
+      legs: (running?.supervisor.legs() ?? []).map(({ leg, gatewayId, state: legState, upSince }) => ({
+        id: leg.id,
+        gatewayId,
+        transport: leg.transport,
+        remoteAddress: leg.remoteAddress,
+        state: legState,
+        rttMs: leg.stats().rttMs,
+        openStreams: leg.stats().openStreams,
+        bytesSent: leg.stats().bytesSent,
+        bytesReceived: leg.stats().bytesReceived,
+        upForMs: Math.round(clock.monotonic() - upSince),
+      })),
+      environments: announcer.list().map((entry) => environmentStatus(entry, announcer.verdicts(entry.id))),
+      streams: dialer.stats(),
+      problems,
+    }),
+    ready: ({ signal } = {}) =>
+      new Promise((resolve, reject) => {
+        const finish = (act: () => void): void => {
+          emitter.off('state', onState);
+          signal?.removeEventListener('abort', onAbort);
+          act();
+        };
+        const onState = (): void => {
+          if (state === 'online') finish(resolve);
+          if (state === 'closed')
+            finish(() => reject(new Error('the client was closed', { cause: problems[0]?.message })));
+        };
+        const onAbort = (): void => finish(() => reject(signal?.reason as Error));
+        if (signal?.aborted) return reject(signal.reason as Error);
+        emitter.on('state', onState);
+        signal?.addEventListener('abort', onAbort, { once: true });
+        onState();
+      }),
+    close: ({ drain = false } = {}) => {
+      closing ??= shutDown(drain === true ? DEFAULT_DRAIN_MS : drain === false ? 0 : drain);
+      return closing;
+    },
+  };
+};
+
+/** Every environment is checked before any is used; an id may stand only once. */
+export const environmentListSchema = z.array(environmentSchema).superRefine((list, context) => {
+  const seen = new Set<string>();
+  list.forEach(({ id }, index) => {
+    if (seen.has(id))
+      context.addIssue({ code: 'custom', path: [index, 'id'], message: `environment ${id} stands twice` });
+    seen.add(id);
+  });
+});
+const parseEnvironments = (list: readonly EnvironmentInput[]): readonly Environment[] =>
+  environmentListSchema.parse(list);
+
+/** Tells the gateways, and waits until the last stream has ended or `drainMs` are over. */
+const drainLegs = async (clock: Clock, dialer: Dialer, legs: () => Leg[], drainMs: number): Promise<void> => {
+  const { signal } = new AbortController();
+  const end = clock.monotonic() + drainMs;
+  for (const leg of legs()) leg.send({ type: 'drain', reason: 'shutdown', deadlineMs: drainMs });
+  await delay(clock, Math.min(DRAIN_GRACE_MS, drainMs), signal);
+  dialer.drain();
+  while (legs().some((leg) => leg.stats().openStreams > 0) && clock.monotonic() < end) {
+    await delay(clock, DRAIN_CHECK_MS, signal);
+  }
+};

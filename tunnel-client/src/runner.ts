@@ -1,0 +1,119 @@
+/** Puts the parts of a running client together: enrolment, supervisor, announcer and dialer know of each other here. */
+import { randomBytes } from 'node:crypto';
+import type { Clock } from '../../shared/src/clock.ts';
+import type { IdentityKey } from '../../shared/src/identity/keys.ts';
+import type { Leg } from '../../shared/src/protocol/leg.ts';
+import type { MessageOf } from '../../shared/src/protocol/messages.ts';
+import { createQuicDialer, type QuicDialer } from '../../shared/src/transport/quic.ts';
+import type { Announcer } from './announcer.ts';
+import { createApiClient } from './api-client.ts';
+import type { RunnerOptions } from './client.ts';
+import type { Dialer } from './dialer.ts';
+import { createEnrolment, type Enrolled, type Enrolment } from './enrolment.ts';
+import { createEnrolmentStore } from './enrolment-store.ts';
+import type { GatewayUrl } from './gateway-url.ts';
+import { createLegDialer } from './leg-dialer.ts';
+import type { Logger } from './logger.ts';
+import type { Resolver } from './resolver.ts';
+import type { LegEvent, RunnerEvents } from './status.ts';
+import { createSupervisor, type Supervisor } from './supervisor.ts';
+import { VERSION } from './version.ts';
+
+/** What needs the key, and so exists only after the start. */
+export interface Running {
+  readonly key: IdentityKey;
+  readonly enrolment: Enrolment;
+  readonly quic: QuicDialer;
+  readonly supervisor: Supervisor;
+}
+
+export interface RunnerContext {
+  readonly url: GatewayUrl;
+  readonly options: RunnerOptions;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly key: IdentityKey;
+  readonly resolver: Resolver;
+  readonly announcer: Announcer;
+  readonly dialer: Dialer;
+  readonly emit: <E extends keyof RunnerEvents>(event: E, ...args: RunnerEvents[E]) => void;
+  readonly report: (error: Error, retryInMs?: number) => void;
+  readonly updateState: () => void;
+  readonly refreshGateways: () => void;
+}
+
+export const startRunner = (context: RunnerContext): Running => {
+  const { url, options, clock, log, key, resolver, announcer, dialer, emit, report, updateState } = context;
+  const agent =
+    options.agent ?? `tunnel-client/${VERSION} node/${process.versions.node} ${process.platform}-${process.arch}`;
+  const quic = createQuicDialer({ key });
+  const api = createApiClient({ clock, resolver }, { url, ca: options.ca, userAgent: agent });
+  const store = createEnrolmentStore({ stateDir: options.stateDir, gateway: url.origin, runnerId: options.runnerId });
+  const enrolment = createEnrolment(
+    {
+      clock,
+      random: Math.random,
+      log,
+      api,
+      store,
+      key,
+      onChange: ({ gateways }: Enrolled) => {
+        supervisor.setGateways(gateways);
+        supervisor.retryNow();
+        updateState();
+      },
+      onError: report,
+    },
+    { runnerId: options.runnerId, gateway: url, exchangeToken: options.exchangeToken },
+  );
+  const legEvent = (leg: Leg, type: 'suspect' | 'recovered' | 'drained' | 'left'): void => {
+    log.info({ legId: leg.id, type }, 'leg changed');
+    emit('leg', { type, legId: leg.id, gatewayId: gatewayOf(leg) });
+  };
+  const supervisor = createSupervisor({
+    clock,
+    random: Math.random,
+    log,
+    dial: createLegDialer({
+      clock,
+      resolver,
+      transport: quic,
+      enrolment,
+      hello: { instance: randomBytes(16).toString('base64url'), instanceStartedAt: clock.now(), agent },
+    }),
+    onUp: (leg, onDrain) => {
+      const gatewayId = gatewayOf(leg);
+      leg.attach({
+        onStream: (stream) => dialer.handle(stream),
+        onMessage: (message) => {
+          if (message.type === 'environmentsResult') announcer.onResults(leg, message);
+          if (message.type === 'drain') onDrain(message);
+        },
+      });
+      announcer.addLeg(leg, gatewayId);
+      const { transport, remoteAddress } = leg;
+      log.info({ legId: leg.id, gatewayId, transport, remoteAddress }, 'leg up');
+      emit('leg', { type: 'up', legId: leg.id, gatewayId, transport, remoteAddress });
+      const { gateways, trust } = leg.greeting as MessageOf<'welcome'>;
+      enrolment.learn({ gateways, ...(trust ? { trust } : {}) });
+      queueMicrotask(updateState);
+    },
+    onState: (leg, legState) => {
+      legEvent(leg, legState === 'up' ? 'recovered' : legState);
+      updateState();
+    },
+    onDown: (leg, { code, by, reason, error }) => {
+      announcer.removeLeg(leg);
+      log.warn({ legId: leg.id, code, by, reason, err: error }, 'leg down');
+      const event: LegEvent = { type: 'down', legId: leg.id, gatewayId: gatewayOf(leg), code, by, reason };
+      emit('leg', event);
+      updateState();
+    },
+    onError: report,
+    onMembershipRefused: () => enrolment.renewSoon(),
+    onUnreachable: context.refreshGateways,
+  });
+  return { key, enrolment, quic, supervisor };
+};
+
+const gatewayOf = (leg: Leg): string => (leg.greeting.type === 'welcome' ? leg.greeting.gatewayId : leg.peer.id);

@@ -1,0 +1,122 @@
+import type { EndedBy, LegCloseCode } from '../../shared/src/errors.ts';
+import type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
+import type { TransportName } from '../../shared/src/transport/connection.ts';
+import type { DialerStats } from './dialer.ts';
+import type { LegState } from './supervisor.ts';
+
+/**
+ * `joining`: no membership yet. `connecting`: no leg is up. `online`: at least one is. `draining`: what is open ends,
+ * nothing new begins.
+ */
+export type RunnerState = 'joining' | 'connecting' | 'online' | 'draining' | 'closed';
+
+export interface LegStatus {
+  readonly id: string;
+  readonly gatewayId: string;
+  readonly transport: TransportName;
+  readonly remoteAddress: string;
+  readonly state: LegState;
+  readonly rttMs: number | undefined;
+  readonly openStreams: number;
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+  readonly upForMs: number;
+}
+
+/** What a gateway makes of an environment. */
+export interface EnvironmentStatus {
+  readonly id: string;
+  readonly host: string;
+  readonly ports: readonly (ExposedPort & { readonly url: string | undefined })[];
+  /** `pending`: no gateway has answered. `refused`: at least one has refused, and none has accepted. */
+  readonly state: 'pending' | 'accepted' | 'refused';
+  /** Why it was refused, or refused at one of several gateways. */
+  readonly code: string | undefined;
+  readonly message: string | undefined;
+}
+
+export interface RunnerProblem {
+  /** ms since the epoch. */
+  readonly at: number;
+  readonly code: string | undefined;
+  readonly message: string;
+  /** Until it is tried again; undefined where nothing is. */
+  readonly retryInMs: number | undefined;
+}
+
+export interface RunnerStatus {
+  readonly state: RunnerState;
+  readonly runnerId: string;
+  readonly organization: string | undefined;
+  readonly gateway: string;
+  readonly keyFingerprint: string | undefined;
+  /** ms since the epoch. */
+  readonly membershipExpiresAt: number | undefined;
+  readonly legs: readonly LegStatus[];
+  readonly environments: readonly EnvironmentStatus[];
+  readonly streams: DialerStats;
+  /** The last ones, newest first. */
+  readonly problems: readonly RunnerProblem[];
+}
+
+export type LegEvent =
+  | {
+      readonly type: 'up';
+      readonly legId: string;
+      readonly gatewayId: string;
+      readonly transport: TransportName;
+      readonly remoteAddress: string;
+    }
+  | { readonly type: 'suspect' | 'recovered' | 'drained' | 'left'; readonly legId: string; readonly gatewayId: string }
+  | {
+      readonly type: 'down';
+      readonly legId: string;
+      readonly gatewayId: string;
+      readonly code: LegCloseCode;
+      readonly by: EndedBy;
+      readonly reason: string | undefined;
+    };
+
+export interface EnvironmentEvent {
+  readonly id: string;
+  readonly gatewayId: string;
+  readonly accepted: boolean;
+  /** Absent when accepted. */
+  readonly code: string | undefined;
+  readonly message: string | undefined;
+  readonly urls: readonly { readonly port: number; readonly url: string }[];
+}
+
+export interface RunnerEvents {
+  leg: [event: LegEvent];
+  state: [state: RunnerState];
+  /** Something failed; `retryInMs` says when it is tried again. Unlike elsewhere in Node, nobody has to listen. */
+  error: [error: Error, problem: RunnerProblem];
+  environment: [event: EnvironmentEvent];
+}
+
+export const environmentStatus = (
+  environment: Environment,
+  verdicts: readonly {
+    result: {
+      accepted: boolean;
+      code?: string | undefined;
+      message?: string | undefined;
+      urls: readonly { port: number; url: string }[];
+    };
+  }[],
+): EnvironmentStatus => {
+  const accepted = verdicts.find(({ result }) => result.accepted)?.result;
+  const refused = verdicts.find(({ result }) => !result.accepted)?.result;
+  return {
+    id: environment.id,
+    host: environment.host,
+    ports: environment.ports.map((port) => ({
+      ...port,
+      url: accepted?.urls.find((entry) => entry.port === port.port)?.url,
+    })),
+    state: accepted ? 'accepted' : refused ? 'refused' : 'pending',
+    code: refused?.code,
+    message: refused?.message,
+  };
+};
