@@ -1,5 +1,36 @@
-/** The configuration of a gateway: YAML and variables are parsed into one frozen type, or every fault is named. */
+/**
+ * The configuration of a gateway: YAML and variables are parsed into one frozen type, or every fault is named.
+ *
+ * Each key is also a variable: its path in capitals, joined with `_`, behind `GATEWAY_`. Variables win over the file;
+ * an empty one counts as absent; lists are separated by commas, `[]` is an empty list; what has structure is JSON.
+ *
+ *     domains                   GATEWAY_DOMAINS=gateway.example,eu.gateway.example
+ *     listeners.https           GATEWAY_LISTENERS_HTTPS=[::]:443,[::]:8443
+ *     listeners.internal        GATEWAY_LISTENERS_INTERNAL=unix:/run/gateway.sock
+ *     publicPort                GATEWAY_PUBLIC_PORT=443
+ *     advertise.quic            GATEWAY_ADVERTISE_QUIC=198.51.100.7:4242
+ *     tls                       GATEWAY_TLS_CERTIFICATE=/tls/cert.pem and GATEWAY_TLS_KEY=/tls/key.pem, or GATEWAY_TLS=JSON
+ *     stateDir                  GATEWAY_STATE_DIR=/var/lib/gateway
+ *     organizations             GATEWAY_ORGANIZATIONS={"acme":{"portSharing":false}}
+ *     limits.headersTimeoutMs   GATEWAY_LIMITS_HEADERS_TIMEOUT_MS=15s
+ *     drainDelay                GATEWAY_DRAIN_DELAY=5s
+ *
+ * Secrets are never values here: keys are given as the paths of their files. Paths in the file are relative to the
+ * file, paths in variables to the working directory.
+ */
+import { isIP } from 'node:net';
+import { dirname, resolve } from 'node:path';
+import { LineCounter, parseDocument } from 'yaml';
+import * as z from 'zod';
+import { ADMISSIONS } from '../../shared/src/protocol/messages.ts';
 import type { Admission } from '../../shared/src/protocol/messages.ts';
+import { isOrganization } from '../../shared/src/identity/membership.ts';
+import { applyVariables } from '../../shared/src/config-variables.ts';
+import type { Variable } from '../../shared/src/config-variables.ts';
+import { suggest } from '../../shared/src/suggestion.ts';
+import { formatHostPort, parseHostPort } from '../../shared/src/transport/address.ts';
+import { DURATION_RULE, parseDuration, parseSize, SIZE_RULE } from '../../shared/src/units.ts';
+import { GATEWAY_LIMITS } from './limits.ts';
 import type { GatewayLimits } from './limits.ts';
 
 export interface ListenAddress {
@@ -49,3 +80,287 @@ export interface GatewayConfig {
   readonly trustedProxies: readonly string[];
   readonly logLevel: LogLevel;
 }
+
+export interface ConfigProblem {
+  /** Key as it stands in the file (`listeners.https.0`), name of the variable, or place (`line 3, column 5`). */
+  readonly path: string;
+  readonly message: string;
+}
+
+/** All that is wrong with a configuration. The message has a line for each problem. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  readonly problems: readonly ConfigProblem[];
+  constructor(problems: readonly ConfigProblem[], source: string) {
+    super(
+      [`The configuration (${source}) is not valid:`, ...problems.map((p) => `  ${p.path}: ${p.message}`)].join('\n'),
+    );
+    this.problems = problems;
+  }
+}
+
+const VARIABLE_PREFIX = 'GATEWAY_';
+/**
+ * Not part of the configuration: where its file is (read by the command line), and what Kubernetes sets for every
+ * service that is named "gateway".
+ */
+const FOREIGN_VARIABLE = /^GATEWAY_(?:CONFIG$|SERVICE_(?:HOST|PORT)|PORT$|PORT_\d+_)/;
+/** Timers of the platform end here (2^31 − 1 ms), and counts have no use beyond. */
+const MAX_LIMIT = 2_147_483_647;
+/** Longest drain, ms: orchestrators kill long before. */
+const MAX_DRAIN_MS = 24 * 60 * 60 * 1_000;
+/** A label of up to 63 characters and a dot stand before the domain; a name has at most 253 (RFC 1035 section 2.3.4). */
+const MAX_DOMAIN_LENGTH = 253 - 64;
+
+const DOMAIN = /^(?=.*[a-z])(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
+
+/** A schema of text that `parse` turns into something; what it throws is the fault. */
+const text = <T>(parse: (value: string) => T, hint = 'must be text'): z.ZodType<T> =>
+  z.string({ error: hint }).transform((value, context): T => {
+    try {
+      return parse(value);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : 'is not valid' });
+      return z.NEVER;
+    }
+  });
+
+const domain = text((value) => {
+  const name = value.toLowerCase().replace(/\.$/, '');
+  if (!DOMAIN.test(name) || isIP(name) !== 0 || name.length > MAX_DOMAIN_LENGTH) {
+    throw new RangeError(`"${value}" is no domain: write a name like gateway.example, without scheme, port and "*"`);
+  }
+  return name;
+});
+const listenAddress = text((value): ListenAddress => parseHostPort(/^:\d+$/.test(value) ? `[::]${value}` : value));
+const quicAddress = text((value): ListenAddress => {
+  const address = parseHostPort(/^:\d+$/.test(value) ? `[::]${value}` : value);
+  if (isIP(address.host) === 0) throw new RangeError(`"${value}" has no IP address: QUIC listens on addresses only`);
+  return address;
+});
+const internalAddress = text((value): InternalAddress => {
+  if (!value.startsWith('unix:')) return { kind: 'tcp', ...parseHostPort(value) };
+  const path = value.slice('unix:'.length);
+  if (path === '') throw new RangeError('the path is missing: write unix:/run/gateway.sock');
+  return { kind: 'unix', path };
+});
+const advertised = text((value) => {
+  const { host, port } = parseHostPort(value);
+  if (port === 0) throw new RangeError(`"${value}" has port 0, which nobody can dial`);
+  return formatHostPort(host, port);
+});
+const trustedProxy = text((value) => {
+  const [address = '', prefix, ...rest] = value.split('/');
+  const bits = isIP(address) === 4 ? 32 : 128;
+  const isPrefix = prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= bits);
+  if (isIP(address) !== 0 && isPrefix && rest.length === 0) return value;
+  throw new RangeError(`"${value}" is neither an IP address nor a network like 10.0.0.0/8`);
+});
+const duration = z.preprocess(
+  (value) => (value === 0 ? '0' : value),
+  text((value) => {
+    const ms = parseDuration(value);
+    if (ms === undefined) throw new RangeError(`"${value}" is no duration: ${DURATION_RULE}`);
+    if (ms > MAX_DRAIN_MS) throw new RangeError(`"${value}" is longer than 24h`);
+    return ms;
+  }, DURATION_RULE),
+);
+
+const limitRule = (name: string): string => {
+  if (name.endsWith('Ms')) return DURATION_RULE;
+  return name.endsWith('Bytes') ? SIZE_RULE : 'must be a number';
+};
+
+/** A limit is a number in the unit of its name, or a duration or size with its unit. */
+const limit = (name: string) =>
+  z.preprocess(
+    (value) => {
+      if (typeof value !== 'string') return value;
+      if (/^\d+$/.test(value)) return Number(value);
+      if (name.endsWith('Ms')) return parseDuration(value) ?? value;
+      return name.endsWith('Bytes') ? (parseSize(value) ?? value) : value;
+    },
+    z
+      .number({ error: limitRule(name) })
+      .int('must be a whole number')
+      .min(1, 'must be at least 1')
+      .max(MAX_LIMIT, `must be at most ${MAX_LIMIT}`),
+  );
+const limits = z.strictObject(
+  Object.fromEntries(Object.keys(GATEWAY_LIMITS).map((name) => [name, limit(name).optional()])),
+) as unknown as z.ZodType<Partial<GatewayLimits>>;
+
+const PUBLIC_PORT_RULE = 'must be a port from 1 to 65535';
+const publicPort = z
+  .number({ error: PUBLIC_PORT_RULE })
+  .refine((port) => Number.isInteger(port) && port >= 1 && port <= 65_535, PUBLIC_PORT_RULE);
+const list = <T>(item: z.ZodType<T>) => z.array(item).max(256);
+const certificate = z.strictObject({ certificate: z.string().min(1), key: z.string().min(1) });
+const organization = z.strictObject({
+  portSharing: z.boolean().default(true),
+  highestAdmission: z.enum(ADMISSIONS).default('everyone'),
+  allowInspectedTls: z.boolean().default(true),
+  limits: limits.default({}),
+});
+
+const configSchema = z.strictObject({
+  domains: list(domain).min(1, 'name at least one domain').default(['gateway.localhost']),
+  listeners: z
+    .strictObject({
+      https: list(listenAddress)
+        .min(1, 'at least one address is needed')
+        .default([{ host: '::', port: 8443 }]),
+      quic: list(quicAddress)
+        .min(1, 'at least one address is needed')
+        .default([
+          { host: '0.0.0.0', port: 4242 },
+          { host: '::', port: 4242 },
+        ]),
+      http: list(listenAddress).default([]),
+      internal: internalAddress.default({ kind: 'tcp', host: '127.0.0.1', port: 9090 }),
+    })
+    .prefault({}),
+  publicPort: publicPort.optional(),
+  advertise: z.strictObject({ quic: list(advertised).default([]) }).prefault({}),
+  tls: z
+    .preprocess((value) => (value === undefined || Array.isArray(value) ? value : [value]), list(certificate))
+    .default([]),
+  stateDir: z.string().min(1).default('state'),
+  directory: z
+    .strictObject({ type: z.literal('embedded', { error: 'this version has the embedded directory only' }) })
+    .default({ type: 'embedded' }),
+  organizations: z.record(z.string().refine(isOrganization, 'is no name of an organization'), organization).default({}),
+  limits: limits.default({}),
+  drainDelay: duration.default(0),
+  drainTimeout: duration.default(30_000),
+  trustedProxies: list(trustedProxy).default([]),
+  logLevel: z.enum(LOG_LEVELS).default('info'),
+});
+
+const VARIABLES: readonly Variable[] = [
+  ...['domains', 'listeners.https', 'listeners.quic', 'listeners.http', 'advertise.quic', 'trustedProxies'].map(
+    (key): Variable => ({ key, kind: 'list' }),
+  ),
+  ...['listeners.internal', 'directory.type', 'drainDelay', 'drainTimeout', 'logLevel'].map((key): Variable => ({
+    key,
+    kind: 'text',
+  })),
+  ...['stateDir', 'tls.certificate', 'tls.key'].map((key): Variable => ({ key, kind: 'path' })),
+  { key: 'publicPort', kind: 'number' },
+  { key: 'tls', kind: 'json' },
+  { key: 'organizations', kind: 'json' },
+  ...Object.keys(GATEWAY_LIMITS).map((name): Variable => ({ key: `limits.${name}`, kind: 'text' })),
+];
+
+type Tree = Record<string, unknown>;
+
+const didYouMean = (word: string, known: Iterable<string>): string => {
+  const suggestion = suggest(word, known);
+  return suggestion === undefined ? '' : `; did you mean ${suggestion}?`;
+};
+
+/** The keys that may stand where an unknown one does. */
+const keysAt = (path: readonly PropertyKey[]): readonly string[] => {
+  const [first, second] = path.map(String);
+  if (path.length === 0) return Object.keys(configSchema.shape);
+  if (first === 'limits' || path[2] === 'limits') return Object.keys(GATEWAY_LIMITS);
+  if (first === 'listeners') return ['https', 'quic', 'http', 'internal'];
+  if (first === 'tls') return ['certificate', 'key'];
+  if (first === 'organizations' && second !== undefined) return Object.keys(organization.shape);
+  return first === 'advertise' ? ['quic'] : ['type'];
+};
+
+const describeIssue = (issue: z.core.$ZodIssue, sources: ReadonlyMap<string, string>): ConfigProblem[] => {
+  const dotted = issue.path.map(String).join('.');
+  const variable = [...sources].find(([path]) => dotted === path || dotted.startsWith(`${path}.`))?.[1];
+  const path = variable ?? (dotted || 'configuration');
+  if (issue.code !== 'unrecognized_keys') return [{ path, message: issue.message }];
+  return issue.keys.map((key) => ({
+    path: variable ?? [...issue.path.map(String), key].join('.'),
+    message: `unknown key${didYouMean(key, keysAt(issue.path))}`,
+  }));
+};
+
+const readYaml = (yamlText: string, problems: ConfigProblem[]): Tree => {
+  const lineCounter = new LineCounter();
+  const document = parseDocument(yamlText, { lineCounter, prettyErrors: false, maxAliasCount: 100 } as never);
+  for (const error of document.errors) {
+    const { line, col } = lineCounter.linePos(error.pos[0]);
+    problems.push({ path: `line ${line}, column ${col}`, message: error.message });
+  }
+  if (document.errors.length > 0) return {};
+  const value: unknown = document.toJS({ maxAliasCount: 100 });
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Tree;
+  if (value !== null)
+    problems.push({ path: 'configuration', message: 'must be keys and values, like "domains: [gateway.example]"' });
+  return {};
+};
+
+/** Faults between keys that are valid one by one. */
+const crossCheck = (config: z.output<typeof configSchema>): ConfigProblem[] => {
+  const problems: ConfigProblem[] = [];
+  const { https, quic, http, internal } = config.listeners;
+  // TCP and UDP ports are apart from each other.
+  const groups = [[...https, ...http, ...(internal.kind === 'tcp' ? [internal] : [])], quic];
+  for (const addresses of groups) {
+    const seen = new Set<string>();
+    for (const { host, port } of addresses.filter(({ port }) => port !== 0)) {
+      const address = formatHostPort(host, port);
+      if (seen.has(address)) problems.push({ path: 'listeners', message: `${address} stands twice` });
+      seen.add(address);
+    }
+  }
+  if (new Set(config.domains).size !== config.domains.length) {
+    problems.push({ path: 'domains', message: 'a domain stands twice' });
+  }
+  return problems;
+};
+
+const freeze = <T>(value: T): T => {
+  if (typeof value === 'object' && value !== null) Object.values(Object.freeze(value)).forEach(freeze);
+  return value;
+};
+
+/**
+ * Parses the text of a configuration file (undefined: none) and the variables. Throws ConfigError with all that is
+ * wrong. `options.path` is the file's path, for errors and for the paths in it.
+ */
+export const parseGatewayConfig = (
+  yamlText: string | undefined,
+  env: Readonly<Record<string, string | undefined>>,
+  options: { readonly path?: string } = {},
+): GatewayConfig => {
+  const source = options.path ?? (yamlText === undefined ? 'variables' : 'text');
+  const problems: ConfigProblem[] = [];
+  const tree = readYaml(yamlText ?? '', problems);
+  const sources = applyVariables(
+    tree,
+    env,
+    { prefix: VARIABLE_PREFIX, variables: VARIABLES, foreign: FOREIGN_VARIABLE },
+    (path, message) => problems.push({ path, message }),
+  );
+  const result = configSchema.safeParse(tree);
+  if (!result.success) problems.push(...result.error.issues.flatMap((issue) => describeIssue(issue, sources)));
+  else problems.push(...crossCheck(result.data));
+  if (!result.success || problems.length > 0) throw new ConfigError(problems, source);
+
+  const { drainDelay, drainTimeout, publicPort, ...data } = result.data;
+  const directory = options.path === undefined ? '.' : dirname(options.path);
+  const { internal } = data.listeners;
+  return freeze({
+    ...data,
+    listeners: {
+      ...data.listeners,
+      internal: internal.kind === 'unix' ? { ...internal, path: resolve(directory, internal.path) } : internal,
+    },
+    publicPort,
+    tls: data.tls.map((pair) => ({
+      certificate: resolve(directory, pair.certificate),
+      key: resolve(directory, pair.key),
+    })),
+    stateDir: resolve(directory, data.stateDir),
+    limits: { ...GATEWAY_LIMITS, ...data.limits },
+    drainDelayMs: drainDelay,
+    drainTimeoutMs: drainTimeout,
+  });
+};
