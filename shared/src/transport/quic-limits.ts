@@ -26,6 +26,12 @@ export interface QuicLimits {
   readonly handshakes: number;
   /** Bytes of socket buffer of a dialer, cut to what the system allows. A listener's come from the system. */
   readonly socketBufferBytes: number;
+  /**
+   * ms that a dialer keeps a UDP socket at least; one on which a dial fails later is replaced. A stale NAT mapping
+   * lives as long as dials from its port go on, so the port has to change; but a socket is freed by garbage
+   * collection only, so it must not change with every dial.
+   */
+  readonly minSocketAgeMs: number;
 }
 
 export const QUIC_LIMITS: QuicLimits = {
@@ -37,6 +43,7 @@ export const QUIC_LIMITS: QuicLimits = {
   connectionWindowBytes: 64 << 20,
   handshakes: 8_192,
   socketBufferBytes: 4 << 20,
+  minSocketAgeMs: 60_000,
 };
 
 /** ms. Larger than any idle limit, so that no keep-alive is ever sent. */

@@ -5,7 +5,7 @@
  */
 import { createSocket } from 'node:dgram';
 import { isIP, isIPv6 } from 'node:net';
-import { systemClock } from '../clock.ts';
+import { systemClock, type Clock } from '../clock.ts';
 import { describeError, TransportError, type EndedBy } from '../errors.ts';
 import type { IdentityKey } from '../identity/keys.ts';
 import { formatHostPort, type HostPort } from './address.ts';
@@ -173,19 +173,20 @@ export interface QuicDialer {
 /** A UDP socket of a dialer. */
 interface Endpoint {
   readonly native: NativeClient;
+  /** Monotonic, ms. */
+  readonly createdAt: number;
   /** Connections and dials. */
   users: number;
   retired: boolean;
 }
 
-/**
- * Dials with one UDP socket per address family. A socket on which a dial failed is used for no further one: a dead
- * NAT mapping or interface stays with its port.
- */
+/** Dials with one UDP socket per address family; see `minSocketAgeMs` for when it is replaced. */
 export const createQuicDialer = (options: {
   readonly key: IdentityKey;
   readonly limits?: Partial<QuicLimits>;
+  readonly clock?: Clock;
 }): QuicDialer => {
+  const clock = options.clock ?? systemClock;
   const limits = { ...QUIC_LIMITS, ...options.limits };
   const endpoints = new Map<4 | 6, Endpoint>();
   const connections = new Set<Connection>();
@@ -197,7 +198,12 @@ export const createQuicDialer = (options: {
     if (existing !== undefined) return existing;
     const quic = loadQuic();
     config ??= createConfig(quic, options.key, limits, limits.keepAliveMs);
-    const endpoint = { native: new quic.Client(config, family === 4 ? 0 : 1), users: 0, retired: false };
+    const endpoint = {
+      native: new quic.Client(config, family === 4 ? 0 : 1),
+      createdAt: clock.monotonic(),
+      users: 0,
+      retired: false,
+    };
     endpoints.set(family, endpoint);
     return endpoint;
   };
@@ -206,6 +212,7 @@ export const createQuicDialer = (options: {
     if (endpoint.retired && endpoint.users === 0) endpoint.native.abort();
   };
   const retire = (endpoint: Endpoint): void => {
+    if (clock.monotonic() - endpoint.createdAt < limits.minSocketAgeMs) return;
     endpoint.retired = true;
     for (const [family, current] of endpoints) if (current === endpoint) endpoints.delete(family);
   };
@@ -269,7 +276,7 @@ export const createQuicDialer = (options: {
       const onClose = (): void => giveUp(refuse('the dialer is closed', 'local'));
       signal.addEventListener('abort', onAbort, { once: true });
       closing.signal.addEventListener('abort', onClose, { once: true });
-      const cancelTimer = systemClock.timer(limits.handshakeTimeoutMs, () => {
+      const cancelTimer = clock.timer(limits.handshakeTimeoutMs, () => {
         retire(endpoint);
         giveUp(refuse(`no handshake within ${limits.handshakeTimeoutMs} ms (is UDP blocked?)`, 'remote'));
       });
