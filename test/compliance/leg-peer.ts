@@ -1,7 +1,7 @@
 /** What a leg does when the other side breaks the protocol, or is not who it has to be. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { after, describe, it } from 'node:test';
+import { afterEach, describe, it } from 'node:test';
 import { systemClock, type Clock } from '../../shared/src/clock.ts';
 import { LegClosedError, RefusedError, type LegCloseCode, type Refusal } from '../../shared/src/errors.ts';
 import { createKey } from '../../shared/src/identity/keys.ts';
@@ -35,7 +35,7 @@ interface Stage {
 export const legPeerCompliance = (name: string, makePair: MakePair): void => {
   describe(`a leg over ${name}, with a peer that breaks the rules`, { timeout: 60_000 }, () => {
     const pairs: ConnectionPair[] = [];
-    after(() => Promise.all(pairs.map((pair) => pair.close())));
+    afterEach(() => Promise.all(pairs.splice(0).map((pair) => pair.close())));
 
     const stage = async (clock: Clock = systemClock): Promise<Stage> => {
       const cluster = createTestCluster(clock);
@@ -50,6 +50,7 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
         pair.acceptor,
         {
           clock: systemClock,
+          limits: { goodbyeTimeoutMs: 50 },
           membership: () => gateway.membership,
           verify: (token, peerKey) => gateway.verify(token, peerKey),
           admit: () => {},

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { after, describe, it } from 'node:test';
+import { afterEach, describe, it } from 'node:test';
 import { pipeline } from 'node:stream/promises';
 import { Readable } from 'node:stream';
 import {
@@ -15,6 +15,7 @@ import {
 import type { IncomingTunnelStream, TunnelStream } from '../../shared/src/protocol/leg.ts';
 import type { Connection } from '../../shared/src/transport/connection.ts';
 import {
+  closing,
   echoing,
   makeLegs,
   never,
@@ -37,7 +38,7 @@ export const legCompliance = (name: string, makePair: MakePair): void => {
       opened.push(pair);
       return pair;
     };
-    after(() => Promise.all(opened.map((pair) => pair.close())));
+    afterEach(() => Promise.all(opened.splice(0).map((pair) => pair.close())));
 
     it('knows who is at the other end', async () => {
       const { gateway, runner } = await legs();
@@ -93,7 +94,7 @@ export const legCompliance = (name: string, makePair: MakePair): void => {
         const error = await rejection(stream.connected);
         assert.ok(error instanceof StreamRefusedError);
         assert.equal(error.code, code);
-        if (!stream.closed) await once(stream, 'close');
+        await closing(stream);
         assert.equal(stream.errored, error);
       });
     }
@@ -106,12 +107,12 @@ export const legCompliance = (name: string, makePair: MakePair): void => {
       await Promise.all([bystander.connected, first.connected, second.connected]);
       first.reset('idle');
       incoming[2]?.reset('upstream_reset');
-      if (!second.closed) await once(second, 'close');
+      await closing(second);
       assert.ok(second.errored instanceof StreamResetError);
       assert.deepEqual([second.errored.code, second.errored.by], ['upstream_reset', 'remote']);
       const other = incoming[1];
       assert.ok(other);
-      if (!other.closed) await once(other, 'close');
+      await closing(other);
       assert.ok(other.errored instanceof StreamResetError);
       assert.deepEqual([other.errored.code, other.errored.by], ['idle', 'remote']);
       bystander.write('still here');
@@ -126,7 +127,7 @@ export const legCompliance = (name: string, makePair: MakePair): void => {
       const stream = pair.gateway.openStream(target(), { signal: abort.signal });
       const incoming = await arrived.promise;
       abort.abort();
-      if (!incoming.closed) await once(incoming, 'close');
+      await closing(incoming);
       assert.ok(incoming.errored instanceof StreamResetError);
       assert.equal(stream.destroyed, true);
     });
@@ -283,7 +284,7 @@ export const legCompliance = (name: string, makePair: MakePair): void => {
       assert.deepEqual([end.code, end.by, end.reason], ['replaced', 'remote', 'a newer one is up']);
       assert.deepEqual(await pair.gateway.closed.then(({ code, by }) => [code, by]), ['replaced', 'local']);
       for (const each of [stream, other]) {
-        if (!each.closed) await once(each, 'close');
+        await closing(each);
         assert.ok(each.errored instanceof StreamResetError);
         assert.equal(each.errored.code, 'leg_lost');
         assert.ok(each.errored.cause instanceof LegClosedError);
@@ -299,7 +300,7 @@ export const legCompliance = (name: string, makePair: MakePair): void => {
       pair.pair.dialler.close(new Error('cable cut'));
       const end = await pair.gateway.closed;
       assert.deepEqual([end.code, end.by], ['lost', 'remote']);
-      if (!stream.closed) await once(stream, 'close');
+      await closing(stream);
       assert.ok(stream.errored instanceof StreamResetError);
     });
 

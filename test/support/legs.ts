@@ -1,4 +1,5 @@
 /** A pair of legs over a pair of connections, after a real handshake. */
+import type { Readable } from 'node:stream';
 import { systemClock } from '../../shared/src/clock.ts';
 import type { IdentityKey } from '../../shared/src/identity/keys.ts';
 import { acceptLeg, dialLeg } from '../../shared/src/protocol/handshake.ts';
@@ -103,11 +104,17 @@ export const serving = (serve: (stream: IncomingTunnelStream) => void): LegHandl
 /** Accepts every stream and sends back what comes. */
 export const echoing: LegHandlers = serving((stream) => stream.pipe(stream));
 
-/** Everything that is read until the end. */
-export const readAll = async (stream: AsyncIterable<Buffer>): Promise<Buffer> => {
+/** Everything that is read until the end; the writing direction stays as it is. */
+export const readAll = async (stream: Readable): Promise<Buffer> => {
   const chunks: Buffer[] = [];
-  for await (const chunk of stream) chunks.push(chunk);
+  for await (const chunk of stream.iterator({ destroyOnReturn: false })) chunks.push(chunk as Buffer);
   return Buffer.concat(chunks);
+};
+
+/** Waits until `stream` is closed, with or without an error, and gives the error. */
+export const closing = async (stream: Readable): Promise<Error | null> => {
+  if (!stream.closed) await new Promise((resolve) => stream.once('close', resolve));
+  return stream.errored;
 };
 
 /** What `promise` rejects with; fails when it does not. */

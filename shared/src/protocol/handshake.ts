@@ -190,7 +190,18 @@ export const acceptLeg = (
     const id = randomUUID();
     const firstLane = await connection.openStream({ signal });
     await control.send({ type: 'welcome', legId: id, gatewayId, gateways: [...gateways], ...(trust ? { trust } : {}) });
-    return createLeg({ id, role: 'acceptor', peer, greeting: hello, connection, control, limits, clock: deps.clock, firstLane, nextStream });
+    return createLeg({
+      id,
+      role: 'acceptor',
+      peer,
+      greeting: hello,
+      connection,
+      control,
+      limits,
+      clock: deps.clock,
+      firstLane,
+      nextStream,
+    });
   });
 };
 

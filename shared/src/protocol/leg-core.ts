@@ -1,11 +1,5 @@
 /** The leg behind the handshake: its lanes, its tunnel streams, the control stream, and how all of it ends. */
-import {
-  LegClosedError,
-  StreamRefusedError,
-  StreamResetError,
-  isRefusal,
-  type LegCloseCode,
-} from '../errors.ts';
+import { LegClosedError, StreamRefusedError, StreamResetError, isRefusal, type LegCloseCode } from '../errors.ts';
 import type { Clock } from '../clock.ts';
 import type { Membership } from '../identity/membership.ts';
 import type { Connection, TransportStream } from '../transport/connection.ts';
@@ -87,7 +81,8 @@ export const createLeg = (parts: LegParts): Leg => {
   let openingLane = false;
   let handlers: LegHandlers = {};
   let ended: LegEnd | undefined;
-  let closing = false;
+  /** Set once this side has said goodbye: whatever ends the connection after that, this is why. */
+  let goodbye: LegEnd | undefined;
   let resolveClosed: (end: LegEnd) => void = ignore;
   const closed = new Promise<LegEnd>((resolve) => {
     resolveClosed = resolve;
@@ -108,30 +103,36 @@ export const createLeg = (parts: LegParts): Leg => {
     if (fault === undefined) {
       // The transport went away; who ended it, it knows itself.
       void connection.closed.then((end) =>
-        finish({
-          code: 'lost',
-          by: end.by,
-          error: end.error ?? (error instanceof Error ? error : new Error(String(error))),
-        }),
+        finish(
+          goodbye ?? {
+            code: 'lost',
+            by: end.by,
+            error: end.error ?? (error instanceof Error ? error : new Error(String(error))),
+          },
+        ),
       );
       connection.close(error instanceof Error ? error : undefined);
       return;
     }
-    void sayGoodbye(fault.code, fault.message).then(() => finish({ code: fault.code, by: 'local', error: fault }));
+    void end({ code: fault.code, by: 'local', reason: fault.message, error: fault });
   };
 
-  const sayGoodbye = async (code: LegCloseCode, reason: string | undefined): Promise<void> => {
-    closing = true;
+  /** Says goodbye with the code of `mine`, gives it time to arrive, and finishes. */
+  const end = async (mine: LegEnd): Promise<void> => {
+    if (goodbye) return;
+    goodbye = mine;
     // The peer closes when it has read the goodbye: only then is it certain that nothing is lost with the connection.
     let cancel = ignore;
     const timeout = new Promise<void>((resolve) => {
       cancel = clock.timer(limits.goodbyeTimeoutMs, resolve);
     });
+    const reason = mine.reason?.slice(0, 1_024);
     const said = control
-      .send({ type: 'goodbye', code, ...(reason ? { reason: reason.slice(0, 1_024) } : {}) })
+      .send({ type: 'goodbye', code: mine.code, ...(reason ? { reason } : {}) })
       .then(() => connection.closed.then(ignore), ignore);
     await Promise.race([said, timeout]);
     cancel();
+    finish(mine);
   };
 
   const streamEnded = (stream: LegStream): void => {
@@ -186,8 +187,8 @@ export const createLeg = (parts: LegParts): Leg => {
     if (open.allowance > limits.reducedCreditBytes)
       throw new LegFault('protocol_error', `OPEN with allowance ${open.allowance}`);
     if (open.target.kind !== 'echo' && !handlers.onStream) return lane.control(encodeReset(id, 'forbidden'));
-    if (streams.size >= limits.streamsPerLeg || closing || granted + open.allowance > limits.grantedBytesPerLeg) {
-      return lane.control(encodeStatus(id, closing ? 'draining' : 'limit', 0));
+    if (streams.size >= limits.streamsPerLeg || goodbye || granted + open.allowance > limits.grantedBytesPerLeg) {
+      return lane.control(encodeStatus(id, goodbye ? 'draining' : 'limit', 0));
     }
     const stream = new LegStream(host, {
       id,
@@ -305,7 +306,7 @@ export const createLeg = (parts: LegParts): Leg => {
     remoteAddress: connection.remoteAddress,
     closed,
     get isOpen() {
-      return !ended && !closing;
+      return !ended && !goodbye;
     },
     attach(given) {
       handlers = given;
@@ -316,13 +317,13 @@ export const createLeg = (parts: LegParts): Leg => {
         if (!accepting.signal.aborted) fail(error);
       });
       if (parts.firstLane) runLane(parts.firstLane, Uint8Array.of(LANE_KIND.small));
-      void connection.closed.then((end) =>
-        finish({ code: 'lost', by: end.by, ...(end.error ? { error: end.error } : {}) }),
+      void connection.closed.then(({ by, error }) =>
+        finish(goodbye ?? { code: 'lost', by, ...(error ? { error } : {}) }),
       );
     },
     openStream(target: Target, { signal }): TunnelStream {
       signal.throwIfAborted();
-      if (ended || closing) throw new LegClosedError(ended?.code ?? 'closed', ended?.by ?? 'local', ended?.reason);
+      if (ended || goodbye) throw new LegClosedError(ended?.code ?? 'closed', ended?.by ?? 'local', ended?.reason);
       const lane = lanes.reduce<Lane | undefined>(
         (best, each) => (best && best.streams <= each.streams ? best : each),
         undefined,
@@ -355,7 +356,7 @@ export const createLeg = (parts: LegParts): Leg => {
       return stream;
     },
     send(message: OutgoingMessage) {
-      if (!ended && !closing) control.send(message).catch(fail);
+      if (!ended && !goodbye) control.send(message).catch(fail);
     },
     stats() {
       const { rttMs, received } = connection.stats();
@@ -368,8 +369,8 @@ export const createLeg = (parts: LegParts): Leg => {
       return { rttMs, received, openStreams: streams.size, bytesSent: sent, bytesReceived: got };
     },
     async close(code, reason) {
-      if (!ended && !closing) await sayGoodbye(code, reason);
-      finish({ code, by: 'local', ...(reason ? { reason } : {}) });
+      if (!ended) await end({ code, by: 'local', ...(reason ? { reason } : {}) });
+      await closed;
     },
     abort(code, error) {
       finish({ code, by: 'local', ...(error ? { error } : {}) });
