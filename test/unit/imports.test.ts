@@ -57,6 +57,8 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
     'gateway/src/observability/',
     ['gateway/src/proxy/exchange.ts', 'gateway/src/tunnels/', 'gateway/src/directory/', 'gateway base', 'shared'],
   ],
+  ['gateway/src/hosts/', ['gateway/src/api/', 'gateway/src/proxy/exchange.ts', 'gateway base', 'shared']],
+  ['gateway/src/start-error.ts', ['gateway base', 'shared']],
   // The composition root wires everything below the command line.
   ['gateway/src/gateway.ts', ['gateway/src/', 'shared']],
   [

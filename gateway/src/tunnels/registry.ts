@@ -5,68 +5,30 @@
 import { LRUCache } from 'lru-cache';
 import type { Clock } from '../../../shared/src/clock.ts';
 import { describeError, RefusedError, type LegCloseCode } from '../../../shared/src/errors.ts';
-import { keyFingerprint } from '../../../shared/src/identity/keys.ts';
 import type { Membership } from '../../../shared/src/identity/membership.ts';
 import type { EnvironmentResult, MessageOf } from '../../../shared/src/protocol/messages.ts';
 import type { Leg, LegEnd } from '../../../shared/src/protocol/leg.ts';
-import type { Directory, EnvironmentBinding, Runner } from '../directory/directory.ts';
+import type { Directory } from '../directory/directory.ts';
 import type { GatewayLimits } from '../limits.ts';
 import type { Logger } from '../observability/log.ts';
 import { AnnouncementError, createAssembler, refusal, resultMessages } from './announcements.ts';
+import { createBindings } from './bindings.ts';
 import { applyAnnouncement } from './claims.ts';
+import { superviseDataPath } from './dead-path.ts';
 import { watchDirectory } from './directory-watch.ts';
-import { watchDataPath } from './health.ts';
+import { legFields } from './leg-fields.ts';
+import { createInstances } from './instances.ts';
+import { describeEnvironments, describeLeg, type EnvironmentInfo, type LegInfo } from './registry-status.ts';
+import { createRunnerChecks } from './runner-checks.ts';
 import type { EnvironmentRoute } from './route.ts';
-import {
-  createRoutingTable,
-  usableLegs,
-  type InstanceEntry,
-  type LegEntry,
-  type RunnerEntry,
-} from './routing-table.ts';
+import { createRoutingTable, type InstanceEntry, type LegEntry, type RunnerEntry } from './routing-table.ts';
 
 export type { EnvironmentRoute } from './route.ts';
 
-/**
- * How long the announcements of an instance without legs are remembered, ms: a network outage ends within it, and the
- * environments are routed again with the first leg. Afterwards the directory's last known state answers.
- */
-export const INSTANCE_MEMORY_MS = 600_000;
-/** Instances without legs that are remembered for one runner; a crash loop makes one with each start. The oldest goes first. */
-export const REMEMBERED_INSTANCES = 4;
 /** Environments in the announcements of one runner that wait for the directory. Beyond: the leg is closed with `limit`. */
 export const QUEUED_ENVIRONMENTS = 8_000;
-/** From `drain` because of a dead data path until the leg is closed if no replacement has come up, ms. */
-export const DEAD_PATH_DEADLINE_MS = 10_000;
-/** Looked-up bindings of environments without a leg here, 1 KiB each. The least recently used goes first. */
-const CACHED_BINDINGS = 10_000;
-/** Runners as last looked up, for legs that come while the directory is away. The least recently used goes first. */
-const CACHED_RUNNERS = 10_000;
 /** Environments that operators took away and that are remembered as such, for the log only. */
 const TAKEN_AWAY = 1_000;
-
-export interface LegInfo {
-  readonly legId: string;
-  readonly runnerId: string;
-  readonly organization: string | undefined;
-  readonly instance: string;
-  readonly agent: string;
-  readonly transport: Leg['transport'];
-  readonly remoteAddress: string;
-  readonly upForMs: number;
-  readonly rttMs: number | undefined;
-  readonly openStreams: number;
-  readonly bytesSent: number;
-  readonly bytesReceived: number;
-  readonly state: 'up' | 'left' | 'draining' | 'dead_path';
-}
-
-export interface EnvironmentInfo {
-  readonly environmentId: string;
-  readonly runnerId: string;
-  readonly ports: readonly { readonly port: number; readonly protocol: string; readonly admission: string }[];
-  readonly legs: number;
-}
 
 export interface TunnelRegistry {
   /** Answers at once for environments that are announced here; asks the directory for others, and rejects if it is away. */
@@ -102,38 +64,16 @@ const greetingOf = (leg: Leg): MessageOf<'hello'> => {
   return leg.greeting;
 };
 
-const sameKey = (a: Uint8Array | undefined, b: Uint8Array): boolean => a !== undefined && Buffer.compare(a, b) === 0;
-
-/** Why a runner with this record may have no leg with this key, if so. */
-const refusalOf = (
-  runner: Runner | undefined,
-  publicKey: Uint8Array,
-): 'runner_unknown' | 'revoked' | 'key_mismatch' | undefined => {
-  if (!runner) return 'runner_unknown';
-  if (runner.revokedAt !== undefined) return 'revoked';
-  return sameKey(runner.publicKey, publicKey) ? undefined : 'key_mismatch';
-};
-
 export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   const { directory, clock, log, limits } = deps;
   const table = createRoutingTable();
   const legs = new Map<string, LegEntry>();
-  const bindings = new LRUCache<string, { binding: EnvironmentBinding | undefined }>({ max: CACHED_BINDINGS });
-  const knownRunners = new LRUCache<string, Runner>({ max: CACHED_RUNNERS });
-  /** Grows with each change, so that a look-up that was under way meanwhile is not remembered. */
-  let generation = 0;
+  const bindings = createBindings(directory);
+  const instances = createInstances({ table, clock });
+  const checks = createRunnerChecks({ directory, table, log });
   /** Environments that an operator took from their runner here: a new claim is worth a warning. */
   const takenAway = new LRUCache<string, true>({ max: TAKEN_AWAY });
   let isDraining = false;
-  let isClosed = false;
-
-  const fieldsOf = ({ leg, instance }: LegEntry) => ({
-    legId: leg.id,
-    runnerId: instance.runner.id,
-    instance: instance.id,
-    transport: leg.transport,
-    remoteAddress: leg.remoteAddress,
-  });
 
   const closeLeg = (entry: LegEntry, code: LegCloseCode, reason?: string): void => {
     void entry.leg.close(code, reason);
@@ -193,59 +133,9 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   };
 
   const onDrain = (entry: LegEntry, message: MessageOf<'drain'>): void => {
-    log.info({ ...fieldsOf(entry), reason: message.reason, deadlineMs: message.deadlineMs }, 'runner drains');
+    log.info({ ...legFields(entry), reason: message.reason, deadlineMs: message.deadlineMs }, 'runner drains');
     if (message.reason === 'data_path') entry.left = true;
     else entry.instance.draining = true;
-  };
-
-  const hasOtherLeg = (entry: LegEntry): boolean =>
-    [...entry.instance.legs].some((other) => other !== entry && other.leg.isOpen && !other.deadPath);
-
-  const onDeadPath = (entry: LegEntry): void => {
-    if (entry.deadPath || !entry.leg.isOpen) return;
-    const { leg } = entry;
-    const receivedBefore = leg.stats().received;
-    log.warn(fieldsOf(entry), 'the data path of a leg is dead');
-    if (hasOtherLeg(entry)) {
-      entry.deadPath = true;
-      return closeLeg(entry, 'data_path');
-    }
-    entry.deadPath = true;
-    leg.send({ type: 'drain', reason: 'data_path', deadlineMs: DEAD_PATH_DEADLINE_MS });
-    clock.timer(DEAD_PATH_DEADLINE_MS, () => {
-      if (!entry.deadPath || !leg.isOpen) return;
-      // The only leg, and something still arrives on it: it is not taken away, it may recover.
-      if (!hasOtherLeg(entry) && leg.stats().received > receivedBefore) {
-        entry.deadPath = false;
-        return;
-      }
-      closeLeg(entry, 'data_path');
-    });
-  };
-
-  const onAlive = (entry: LegEntry, rttMs: number | undefined): void => {
-    if (rttMs !== undefined) deps.observe?.rtt?.(rttMs);
-    if (entry.deadPath) log.info(fieldsOf(entry), 'the data path of a leg is alive again');
-    entry.deadPath = false;
-    if (entry.left && entry.leg.stats().openStreams === 0 && hasOtherLeg(entry)) closeLeg(entry, 'replaced');
-  };
-
-  const forget = (instance: InstanceEntry): void => {
-    instance.cancelForget?.();
-    instance.cancelForget = undefined;
-    if (instance.legs.size === 0) table.removeInstance(instance);
-  };
-
-  const remember = (instance: InstanceEntry): void => {
-    if (isClosed || instance.environments.size === 0) return forget(instance);
-    // Inserted last: the order of the map is then the order in which their legs went.
-    const { instances } = instance.runner;
-    instances.delete(instance.id);
-    instances.set(instance.id, instance);
-    const idle = [...instances.values()].filter((other) => other.legs.size === 0);
-    for (const oldest of idle.slice(0, Math.max(0, idle.length - REMEMBERED_INSTANCES))) forget(oldest);
-    instance.cancelForget?.();
-    instance.cancelForget = clock.timer(INSTANCE_MEMORY_MS, () => forget(instance));
   };
 
   const remove = (entry: LegEntry, end: LegEnd): void => {
@@ -255,10 +145,8 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     deps.observe?.legClosed?.(entry.leg, end);
     const level = end.code === 'closed' || end.code === 'replaced' ? 'info' : 'warn';
     const error = end.error ? describeError(end.error) : undefined;
-    log[level]({ ...fieldsOf(entry), code: end.code, by: end.by, reason: end.reason, error }, 'leg down');
-    // A runner that was removed in between has no instances to remember.
-    const { instance } = entry;
-    if (instance.legs.size === 0 && instance.runner.instances.get(instance.id) === instance) remember(instance);
+    log[level]({ ...legFields(entry), code: end.code, by: end.by, reason: end.reason, error }, 'leg down');
+    if (entry.instance.legs.size === 0) instances.remember(entry.instance);
   };
 
   const replace = (entry: LegEntry, replacedId: string): void => {
@@ -269,61 +157,9 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     if (replaced.deadPath) closeLeg(replaced, 'data_path');
   };
 
-  const instanceOf = (leg: Leg): InstanceEntry => {
-    const hello = greetingOf(leg);
-    const runner = table.runner(leg.peer.id, leg.peer.organization);
-    let instance = runner.instances.get(hello.instance);
-    if (!instance) {
-      instance = {
-        id: hello.instance,
-        runner,
-        startedAt: hello.instanceStartedAt,
-        legs: new Set(),
-        environments: new Map(),
-        revision: 0,
-        draining: false,
-        cancelForget: undefined,
-      };
-      runner.instances.set(instance.id, instance);
-    }
-    instance.cancelForget?.();
-    instance.cancelForget = undefined;
-    return instance;
-  };
-
-  const lookUpRunner = async (id: string): Promise<Runner | undefined> => {
-    const runner = await directory.runner(id);
-    if (runner) knownRunners.set(id, runner);
-    else knownRunners.delete(id);
-    return runner;
-  };
-
-  /** Cuts the legs that the runner may no longer have, and with the last of them its routes. */
-  const checkRunner = async (runnerId: string): Promise<void> => {
-    const record = await lookUpRunner(runnerId);
-    const runner = table.runners.get(runnerId);
-    if (!runner) return;
-    let allowed = 0;
-    for (const entry of [...runner.instances.values()].flatMap((instance) => [...instance.legs])) {
-      const code = refusalOf(record, entry.leg.peer.publicKey);
-      if (code) {
-        log.warn({ ...fieldsOf(entry), code }, 'leg cut');
-        closeLeg(entry, code);
-      } else {
-        allowed += 1;
-      }
-    }
-    if (allowed === 0 && (!record || record.revokedAt !== undefined)) table.removeRunner(runner);
-  };
-
   const drop = (runner: RunnerEntry, environmentId: string, code: 'claimed' | 'released'): void => {
     for (const instance of table.announcers(environmentId).filter((other) => other.runner === runner)) {
       table.withdraw(instance, environmentId);
-      if (code === 'released') takenAway.set(environmentId, true);
-      log.warn(
-        { runnerId: runner.id, environmentId, instance: instance.id, code },
-        'environment taken from its runner',
-      );
       const open = [...instance.legs].find((entry) => entry.leg.isOpen)?.leg;
       if (open) answer(instance, open, Math.max(1, instance.revision), [refusal(environmentId, code)]);
     }
@@ -340,8 +176,15 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
         enqueue(runner, async () => {
           for (const id of new Set(items.map((item) => item.id))) {
             const binding = await directory.environment(id);
-            if (binding && binding.runnerId === runner.id && binding.releasedAt === undefined) continue;
+            if (binding?.runnerId === runner.id && binding.releasedAt === undefined) continue;
             drop(runner, id, binding && binding.runnerId !== runner.id ? 'claimed' : 'released');
+            // The runner gave it back itself, and an instance without legs still has it.
+            if (binding?.runnerId === runner.id) continue;
+            if (!binding) takenAway.set(id, true);
+            log.warn(
+              { runnerId: runner.id, environmentId: id, nowAt: binding?.runnerId },
+              'environment taken from its runner',
+            );
           }
         }),
       ),
@@ -349,40 +192,23 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   };
 
   const stopWatching = watchDirectory(deps, {
-    runner: checkRunner,
+    runner: (runnerId) => checks.recheck(runnerId),
     environments: checkEnvironments,
     async all() {
-      for (const id of [...table.runners.keys()]) await checkRunner(id);
+      for (const id of [...table.runners.keys()]) await checks.recheck(id);
       await checkEnvironments([...table.environmentIds()]);
     },
     onChange(environmentId) {
-      generation += 1;
-      if (environmentId === undefined) bindings.clear();
-      else bindings.delete(environmentId);
+      bindings.invalidate(environmentId);
     },
     onError: (error) => log.error({ err: error }, 'a change in the directory could not be looked up'),
   });
 
-  const binding = async (environmentId: string): Promise<EnvironmentBinding | undefined> => {
-    const cached = bindings.get(environmentId);
-    if (cached) return cached.binding;
-    const before = generation;
-    const found = await directory.environment(environmentId);
-    if (before === generation) bindings.set(environmentId, { binding: found });
-    return found;
-  };
-
   const offlineRoute = async (environmentId: string): Promise<EnvironmentRoute> => {
-    const found = await binding(environmentId);
+    const found = await bindings.get(environmentId);
     if (!found) return { kind: 'unknown' };
     const { runnerId, organization, lastKnown } = found;
     return { kind: 'offline', runnerId, organization, environment: lastKnown };
-  };
-
-  const stateOf = (entry: LegEntry): LegInfo['state'] => {
-    if (entry.deadPath) return 'dead_path';
-    if (entry.left) return 'left';
-    return entry.instance.draining ? 'draining' : 'up';
   };
 
   return {
@@ -403,22 +229,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
       if (isDraining) throw new RefusedError('draining');
       if (legs.size >= limits.legs)
         throw new RefusedError('limit', { detail: 'the gateway has as many legs as it takes' });
-      let runner: Runner | undefined;
-      try {
-        runner = await lookUpRunner(peer.id);
-      } catch (error) {
-        // The membership is valid; what was known when the directory was last there has to do.
-        runner = knownRunners.get(peer.id);
-        if (!runner) throw new RefusedError('unavailable', { cause: error });
-        log.warn({ err: error, runnerId: peer.id }, 'a leg is admitted by what was known, the directory is away');
-      }
-      const code = refusalOf(runner, peer.publicKey);
-      if (code) {
-        const pinned = runner?.publicKey && keyFingerprint(runner.publicKey);
-        throw new RefusedError(code, {
-          detail: `key ${keyFingerprint(peer.publicKey)}, on record ${pinned ?? 'none'}`,
-        });
-      }
+      await checks.admit(peer);
       const entry = table.runners.get(peer.id);
       const count = entry ? [...entry.instances.values()].reduce((sum, instance) => sum + instance.legs.size, 0) : 0;
       if (count >= limits.legsPerRunner) {
@@ -428,7 +239,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
 
     add(leg) {
       const hello = greetingOf(leg);
-      const instance = instanceOf(leg);
+      const instance = instances.of(leg.peer, hello);
       const entry: LegEntry = {
         leg,
         instance,
@@ -440,7 +251,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
       };
       legs.set(leg.id, entry);
       instance.legs.add(entry);
-      log.info({ ...fieldsOf(entry), agent: hello.agent, replaces: hello.replaces }, 'leg up');
+      log.info({ ...legFields(entry), agent: hello.agent, replaces: hello.replaces }, 'leg up');
       void leg.closed.then((end) => remove(entry, end));
       leg.attach({
         onMessage(message) {
@@ -448,51 +259,17 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
           else if (message.type === 'drain') onDrain(entry, message);
         },
       });
-      entry.stopHealth = watchDataPath(leg, deps, {
-        onDead: () => onDeadPath(entry),
-        onAlive: (rttMs) => onAlive(entry, rttMs),
-      });
+      entry.stopHealth = superviseDataPath({ clock, log, random: deps.random, onRtt: deps.observe?.rtt }, entry);
       if (hello.replaces !== undefined) replace(entry, hello.replaces);
       if (isDraining) closeLeg(entry, 'draining');
       // It may have been revoked between its admission and now.
-      checkRunner(leg.peer.id).catch((error: unknown) => {
+      checks.recheck(leg.peer.id).catch((error: unknown) => {
         log.warn({ err: error, runnerId: leg.peer.id }, 'a runner could not be looked up');
       });
     },
 
-    legs: () =>
-      [...legs.values()].map((entry) => {
-        const { leg, instance } = entry;
-        const { rttMs, openStreams, bytesSent, bytesReceived } = leg.stats();
-        return {
-          legId: leg.id,
-          runnerId: instance.runner.id,
-          organization: instance.runner.organization,
-          instance: instance.id,
-          agent: greetingOf(leg).agent,
-          transport: leg.transport,
-          remoteAddress: leg.remoteAddress,
-          upForMs: Math.round(clock.monotonic() - entry.addedAt),
-          rttMs,
-          openStreams,
-          bytesSent,
-          bytesReceived,
-          state: stateOf(entry),
-        };
-      }),
-
-    environments: () =>
-      [...table.environmentIds()].flatMap((environmentId) => {
-        const instance = table.announcers(environmentId)[0];
-        const environment = instance?.environments.get(environmentId);
-        if (!instance || !environment) return [];
-        return {
-          environmentId,
-          runnerId: instance.runner.id,
-          ports: environment.ports.map(({ port, protocol, admission }) => ({ port, protocol, admission })),
-          legs: table.announcers(environmentId).flatMap((other) => usableLegs(other, false)).length,
-        };
-      }),
+    legs: () => [...legs.values()].map((entry) => describeLeg(entry, clock.monotonic())),
+    environments: () => describeEnvironments(table),
 
     drain(deadlineMs) {
       isDraining = true;
@@ -501,7 +278,6 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
 
     async close() {
       isDraining = true;
-      isClosed = true;
       stopWatching();
       await Promise.all([...legs.values()].map(({ leg }) => leg.close('draining').then(() => leg.closed)));
       await Promise.all([...table.runners.values()].map((runner) => runner.tail));

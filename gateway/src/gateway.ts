@@ -1,0 +1,391 @@
+/** The composition root: makes the parts of a gateway, joins them, and ends them in the right order. */
+import { join } from 'node:path';
+import { systemClock, delay, type Clock } from '../../shared/src/clock.ts';
+import { describeError } from '../../shared/src/errors.ts';
+import { loadOrCreateKey, type IdentityKey } from '../../shared/src/identity/keys.ts';
+import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
+import { formatHostPort } from '../../shared/src/transport/address.ts';
+import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.ts';
+import type { GatewayConfig, InternalAddress, ListenAddress } from './config.ts';
+import type { Directory } from './directory/directory.ts';
+import { openEmbeddedDirectory } from './directory/embedded.ts';
+import { CertificateError, loadCertificates, type CertificateStore } from './edge/certificates.ts';
+import { createEdge, type Edge } from './edge/edge.ts';
+import { createOwnHosts } from './hosts/own-hosts.ts';
+import { logExchange } from './observability/access-log.ts';
+import { listenInternal, type InternalListener } from './observability/internal-listener.ts';
+import { loadOrCreateToken } from './observability/internal-token.ts';
+import type { Logger } from './observability/log.ts';
+import { createMetrics, type Metrics } from './observability/metrics.ts';
+import { createForwarder } from './proxy/forwarder.ts';
+import { isNoIPv6, listenError, StartError } from './start-error.ts';
+import { createAcceptor, type Acceptor } from './tunnels/acceptor.ts';
+import { createOwnMembership, type OwnMembership } from './tunnels/own-membership.ts';
+import { createRegistry, type TunnelRegistry } from './tunnels/registry.ts';
+import { createTunnelTotals } from './tunnels/totals.ts';
+
+export { StartError } from './start-error.ts';
+
+export interface GatewayDeps {
+  readonly log: Logger;
+  readonly clock?: Clock;
+  /** Absent: the embedded one in `stateDir`, opened and closed with the gateway. */
+  readonly directory?: Directory;
+  /** Absent: kept in `<stateDir>/gateway-key.json`. */
+  readonly key?: IdentityKey;
+  /** 0 to 1, for jitter. */
+  readonly random?: () => number;
+}
+
+export interface Gateway {
+  readonly id: string;
+  readonly addresses: {
+    readonly https: readonly ListenAddress[];
+    readonly http: readonly ListenAddress[];
+    readonly quic: readonly ListenAddress[];
+    readonly internal: InternalAddress;
+  };
+  /** Port of the URLs that runners are told. */
+  readonly publicPort: number;
+  readonly directory: Directory;
+  readonly registry: TunnelRegistry;
+  /** Drains, then ends. A second call with `drainTimeoutMs: 0` ends a drain that is under way. */
+  close(options?: { readonly drainTimeoutMs?: number }): Promise<void>;
+}
+
+/** Ends what was made so far, the latest first. Every one is tried; failures are logged. */
+const createClosers = (log: Logger) => {
+  const closers: { name: string; close: () => Promise<void> | void }[] = [];
+  return {
+    add(name: string, close: () => Promise<void> | void): void {
+      closers.push({ name, close });
+    },
+    async run(): Promise<void> {
+      for (let closer = closers.pop(); closer; closer = closers.pop()) {
+        try {
+          await closer.close();
+        } catch (error) {
+          log.error({ err: error, part: closer.name }, 'a part of the gateway could not be closed');
+        }
+      }
+    },
+  };
+};
+type Closers = ReturnType<typeof createClosers>;
+
+/** Listens on each address; where the machine has no IPv6, `[::]` is passed over (or becomes 0.0.0.0, see `fallback`). */
+const listenAll = async <T>(
+  addresses: readonly ListenAddress[],
+  listen: (address: ListenAddress) => Promise<T>,
+  options: { option: string; protocol: 'TCP' | 'UDP'; log: Logger; fallback: boolean },
+): Promise<T[]> => {
+  const bound: T[] = [];
+  for (const address of addresses) {
+    try {
+      bound.push(await listen(address));
+    } catch (error) {
+      if (address.host !== '::' || !isNoIPv6(error)) {
+        throw listenError(options.option, address, options.protocol, error);
+      }
+      options.log.warn(
+        { option: options.option, port: address.port },
+        'this machine has no IPv6, IPv4 alone is served',
+      );
+      if (!options.fallback) continue;
+      const ipv4 = { host: '0.0.0.0', port: address.port };
+      bound.push(
+        await listen(ipv4).catch((cause: unknown) => {
+          throw listenError(options.option, ipv4, options.protocol, cause);
+        }),
+      );
+    }
+  }
+  if (bound.length === 0 && addresses.length > 0) {
+    throw new StartError(options.option, 'none of its addresses can be listened on. This machine has no IPv6.');
+  }
+  return bound;
+};
+
+/** Everything a gateway consists of, before it listens. */
+interface Parts {
+  readonly directory: Directory;
+  readonly membership: OwnMembership;
+  readonly registry: TunnelRegistry;
+  readonly acceptor: Acceptor;
+  readonly edge: Edge;
+  readonly metrics: Metrics;
+  readonly key: IdentityKey;
+}
+
+/** What the parts learn of only when the listeners are up. */
+interface Bound {
+  https: ListenAddress[];
+  http: ListenAddress[];
+  readonly quic: QuicListener[];
+  internal: InternalListener | undefined;
+}
+
+const openDirectory = async (config: GatewayConfig, deps: GatewayDeps, clock: Clock): Promise<Directory> => {
+  try {
+    return await openEmbeddedDirectory(
+      { clock, log: deps.log },
+      { path: join(config.stateDir, 'directory.sqlite'), issuer: `https://api.${config.domains[0]}` },
+    );
+  } catch (error) {
+    throw new StartError('stateDir', describeError(error), { cause: error });
+  }
+};
+
+const loadKey = async (config: GatewayConfig): Promise<IdentityKey> => {
+  try {
+    return await loadOrCreateKey(join(config.stateDir, 'gateway-key.json'));
+  } catch (error) {
+    throw new StartError('stateDir', describeError(error), { cause: error });
+  }
+};
+
+const openCertificateStore = async (config: GatewayConfig, log: Logger, clock: Clock): Promise<CertificateStore> => {
+  try {
+    const store = await loadCertificates({ clock }, config);
+    for (const { names, certificatePath, fingerprint, selfSigned, validTo } of store.certificates) {
+      log.info(
+        { names, certificatePath, fingerprint, selfSigned, validTo: new Date(validTo).toISOString() },
+        'certificate',
+      );
+    }
+    for (const warning of store.warnings) log.warn({ warning }, 'a certificate needs attention');
+    return store;
+  } catch (error) {
+    if (!(error instanceof CertificateError)) throw error;
+    throw new StartError(config.tls.length > 0 ? 'tls' : 'stateDir', error.message, { cause: error });
+  }
+};
+
+const makeParts = async (
+  config: GatewayConfig,
+  deps: GatewayDeps,
+  clock: Clock,
+  bound: Bound,
+  closers: Closers,
+): Promise<Parts> => {
+  const { log } = deps;
+  const { limits, domains } = config;
+  const directory = deps.directory ?? (await openDirectory(config, deps, clock));
+  if (!deps.directory) closers.add('directory', () => directory.close());
+  const key = deps.key ?? (await loadKey(config));
+  const membership = await createOwnMembership({ directory, key, clock, log });
+  closers.add('membership', () => membership.close());
+  closers.add('internal listener', () => bound.internal?.close());
+  // Ends after the registry, which says goodbye on the legs.
+  closers.add('QUIC listeners', async () => {
+    await Promise.all(bound.quic.map((listener) => listener.close()));
+  });
+
+  const publicPort = (): number => config.publicPort ?? bound.https[0]?.port ?? 443;
+  const gateways = (): readonly GatewayAddress[] => [
+    { id: membership.gatewayId, quic: quicAddresses(config, bound.quic) },
+  ];
+  const totals = createTunnelTotals();
+  const metrics = createMetrics({
+    tunnels: () => ({ ...totals.snapshot(registry.legs()), ...acceptor.stats() }),
+  });
+  const registry = createRegistry({
+    directory,
+    clock,
+    log,
+    limits,
+    random: deps.random ?? Math.random,
+    urls: { domain: domains[0] ?? '', publicPort },
+    observe: {
+      legClosed(leg, end) {
+        totals.add(leg.stats());
+        metrics.legClosed(end.code);
+      },
+      rtt: (rttMs) => metrics.echoed(rttMs),
+    },
+  });
+  closers.add('registry', () => registry.close());
+  const acceptor = createAcceptor({ directory, registry, membership, clock, log, limits, gateways });
+  closers.add('acceptor', () => acceptor.close());
+
+  const hosts = await createOwnHosts({
+    directory,
+    clock,
+    log,
+    gateways,
+    limits,
+    audiences: domains.map((domain) => `api.${domain}`),
+    onJoin: (result) => metrics.joined(result),
+    onRenew: (result) => metrics.joined(result),
+  });
+  closers.add('hosts', () => hosts.close());
+  const forwarder = createForwarder({ route: (id) => registry.route(id), log, limits, clock });
+  closers.add('forwarder', () => forwarder.close());
+  const certificates = await openCertificateStore(config, log, clock);
+  const edge = createEdge({
+    domains,
+    publicPorts: () => new Set([publicPort()]),
+    publicPort,
+    certificates,
+    forwarder,
+    handlers: { apex: hosts.apex, api: hosts.api },
+    log,
+    clock,
+    limits,
+    onExchangeStart: () => metrics.requestStarted(),
+    onExchangeEnd(exchange, status) {
+      const nowMs = clock.monotonic();
+      logExchange(log, exchange, status, nowMs);
+      metrics.requestEnded({
+        protocol: exchange.protocol,
+        status,
+        durationMs: nowMs - exchange.startedAt,
+        upstreamMs: exchange.record.upstreamMs,
+        errorCode: exchange.record.errorCode,
+      });
+    },
+    onRefused: (code) => metrics.refused(code),
+  });
+  closers.add('edge', () => edge.close());
+  return { directory, membership, registry, acceptor, edge, metrics, key };
+};
+
+/** What runners dial over UDP. */
+const quicAddresses = (config: GatewayConfig, listeners: readonly QuicListener[]): string[] =>
+  config.advertise.quic.length > 0
+    ? [...config.advertise.quic]
+    : [...new Set(listeners.map(({ address }) => formatHostPort(`api.${config.domains[0]}`, address.port)))];
+
+/**
+ * Starts a gateway; it serves when this resolves. Rejects with {@link StartError} where a person can do something about
+ * it, with the signal's reason when that is aborted meanwhile; nothing is left open then.
+ */
+export const startGateway = async (
+  config: GatewayConfig,
+  deps: GatewayDeps,
+  options: { readonly signal: AbortSignal },
+): Promise<Gateway> => {
+  const closers = createClosers(deps.log);
+  try {
+    return await start(config, deps, closers, options.signal);
+  } catch (error) {
+    await closers.run();
+    throw error;
+  }
+};
+
+const start = async (
+  config: GatewayConfig,
+  deps: GatewayDeps,
+  closers: Closers,
+  signal: AbortSignal,
+): Promise<Gateway> => {
+  signal.throwIfAborted();
+  const { log } = deps;
+  const clock = deps.clock ?? systemClock;
+  const bound: Bound = { https: [], http: [], quic: [], internal: undefined };
+  let notReady: string | undefined = 'starting';
+  const parts = await makeParts(config, deps, clock, bound, closers);
+  const { edge, acceptor, registry, membership, metrics, directory } = parts;
+  signal.throwIfAborted();
+
+  const tokenPath = join(config.stateDir, 'internal.token');
+  const token = await loadOrCreateToken(tokenPath).catch((cause: unknown) => {
+    throw new StartError('stateDir', describeError(cause), { cause });
+  });
+  const startedAt = clock.monotonic();
+  const internal = await listenInternal(
+    {
+      token,
+      notReady: () => notReady,
+      metrics,
+      status: () => ({
+        gateway: { id: membership.gatewayId, upForMs: Math.round(clock.monotonic() - startedAt), notReady },
+        listeners: { https: bound.https, http: bound.http, quic: bound.quic.map(({ address }) => address) },
+        edge: edge.stats(),
+        legs: registry.legs(),
+        environments: registry.environments(),
+      }),
+    },
+    config.listeners.internal,
+  ).catch((cause: unknown) => {
+    const { internal: address } = config.listeners;
+    throw listenError('listeners.internal', address.kind === 'unix' ? address.path : address, 'TCP', cause);
+  });
+  bound.internal = internal;
+
+  const { listeners } = config;
+  await listenAll(
+    listeners.quic,
+    async (address) => {
+      const listener = await listenQuic({
+        ...address,
+        key: parts.key,
+        onConnection: (connection) => acceptor.accept(connection),
+      });
+      bound.quic.push(listener);
+    },
+    { option: 'listeners.quic', protocol: 'UDP', log, fallback: false },
+  );
+  bound.https = await listenAll(listeners.https, (address) => edge.listenHttps(address), {
+    option: 'listeners.https',
+    protocol: 'TCP',
+    log,
+    fallback: true,
+  });
+  bound.http = await listenAll(listeners.http, (address) => edge.listenHttp(address), {
+    option: 'listeners.http',
+    protocol: 'TCP',
+    log,
+    fallback: true,
+  });
+  signal.throwIfAborted();
+  notReady = undefined;
+  metrics.setUp(true);
+  const addresses = {
+    https: [...bound.https],
+    http: [...bound.http],
+    quic: bound.quic.map(({ address }) => address),
+    internal: internal.address,
+  };
+  log.info({ gatewayId: membership.gatewayId, domains: config.domains, ...addresses }, 'the gateway serves');
+
+  const hurry = new AbortController();
+  const drain = async (drainTimeoutMs: number): Promise<void> => {
+    notReady = 'draining';
+    metrics.setUp(false);
+    log.info({ drainDelayMs: config.drainDelayMs, drainTimeoutMs }, 'the gateway drains');
+    // Load balancers notice; everything is still served.
+    await delay(clock, config.drainDelayMs, hurry.signal);
+    registry.drain(drainTimeoutMs);
+    edge.drain();
+    const cancel = clock.timer(drainTimeoutMs, () => hurry.abort());
+    await edge.idle({ signal: hurry.signal }).finally(cancel);
+  };
+  let closing: Promise<void> | undefined;
+  const close = async (drainTimeoutMs: number): Promise<void> => {
+    if (drainTimeoutMs > 0) {
+      await drain(drainTimeoutMs).catch((error: unknown) => {
+        if (!hurry.signal.aborted) throw error;
+        log.warn({ ...edge.stats() }, 'the gateway ends with requests in flight');
+      });
+    }
+    notReady = 'closed';
+    metrics.setUp(false);
+    await closers.run();
+    log.info({ gatewayId: membership.gatewayId }, 'the gateway has ended');
+  };
+  return {
+    id: membership.gatewayId,
+    addresses,
+    publicPort: config.publicPort ?? bound.https[0]?.port ?? 443,
+    directory,
+    registry,
+    close(options = {}) {
+      const drainTimeoutMs = options.drainTimeoutMs ?? config.drainTimeoutMs;
+      if (closing && drainTimeoutMs === 0) hurry.abort();
+      closing ??= close(drainTimeoutMs);
+      return closing;
+    },
+  };
+};
