@@ -15,6 +15,8 @@ export interface ExchangeRecord {
   /** ms until the upstream's response head. */
   upstreamMs?: number;
   errorCode?: GatewayErrorCode;
+  /** Upgrades only: status that was written on the socket; whoever writes it says so here first. */
+  status?: number;
   bytesReceived: number;
   bytesSent: number;
 }

@@ -1,0 +1,73 @@
+/** Getting a connection to an upstream, with the waits that may come before it is there. */
+import type { Clock } from '../../../shared/src/clock.ts';
+import type { Leg } from '../../../shared/src/protocol/leg.ts';
+import type { Target } from '../../../shared/src/protocol/target.ts';
+import { GatewayFailure } from './upstream-errors.ts';
+import type { UpstreamConnection, UpstreamPool } from './upstream-pool.ts';
+
+export interface WaitOptions {
+  readonly clock: Clock;
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** Settles with what `begin` settles with; rejects after `timeoutMs`, or with the signal's reason. */
+const within = (
+  { clock, timeoutMs, signal }: WaitOptions,
+  onTimeout: () => GatewayFailure,
+  begin: (resolve: () => void, reject: (error: Error) => void) => void,
+): Promise<void> =>
+  new Promise((resolve, reject) => {
+    if (signal.aborted) return reject(signal.reason as Error);
+    const onAbort = (): void => settle(() => reject(signal.reason as Error));
+    const settle = (action: () => void): void => {
+      cancel();
+      signal.removeEventListener('abort', onAbort);
+      action();
+    };
+    const cancel = clock.timer(timeoutMs, () => settle(() => reject(onTimeout())));
+    signal.addEventListener('abort', onAbort, { once: true });
+    begin(
+      () => settle(resolve),
+      (error) => settle(() => reject(error)),
+    );
+  });
+
+/** A kept or new connection; waits where the target has as many as it may have. */
+export const acquireConnection = async (
+  pool: UpstreamPool,
+  to: { readonly leg: Leg; readonly target: Target; readonly fresh: boolean },
+  options: WaitOptions,
+): Promise<UpstreamConnection> => {
+  for (;;) {
+    const connection = pool.acquire(to.leg, to.target, { fresh: to.fresh });
+    if (connection) return connection;
+    let stopWaiting: (() => void) | undefined;
+    try {
+      await within(
+        options,
+        () => new GatewayFailure('overloaded', 'no connection to the target became free in time'),
+        (resolve) => {
+          stopWaiting = pool.onceFree(to.leg, to.target, resolve);
+        },
+      );
+    } finally {
+      stopWaiting?.();
+    }
+  }
+};
+
+/** Resolves when the target is connected. Otherwise the connection is closed when this rejects. */
+export const waitUntilConnected = async (connection: UpstreamConnection, options: WaitOptions): Promise<void> => {
+  if (connection.connected) return;
+  try {
+    await within(
+      options,
+      () => new GatewayFailure('upstream_connect_timeout', 'the tunnel stream was not connected in time'),
+      (resolve, reject) => void connection.stream.connected.then(resolve, reject),
+    );
+  } catch (error) {
+    connection.destroy(error as Error);
+    throw error;
+  }
+};

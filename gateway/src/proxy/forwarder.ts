@@ -1,0 +1,282 @@
+/** Forwards requests for the ports of environments: route → admission → leg → connection → answer. */
+import type { Duplex } from 'node:stream';
+import type { Logger } from 'pino';
+import { systemClock, type Clock } from '../../../shared/src/clock.ts';
+import { describeError } from '../../../shared/src/errors.ts';
+import type { Leg } from '../../../shared/src/protocol/leg.ts';
+import type { Target } from '../../../shared/src/protocol/target.ts';
+import type { GatewayErrorCode } from '../errors.ts';
+import type { GatewayLimits } from '../limits.ts';
+import type { EnvironmentRoute } from '../tunnels/route.ts';
+import { createClientResponse, type ClientResponse } from './client-response.ts';
+import { acquireConnection, waitUntilConnected, type WaitOptions } from './connect.ts';
+import type { Exchange, UpgradeExchange } from './exchange.ts';
+import { fieldValues, requestHeaders, type ResponseOptions } from './headers.ts';
+import { relay, RelayError, type RelayBody, type RelayRequest } from './http-relay.ts';
+import { planRequest, type ForwardTarget, type Plan } from './plan.ts';
+import { createRequestBody } from './request-body.ts';
+import { isIdempotent, nextStep } from './retry.ts';
+import { speaksTls } from './tls-probe.ts';
+import { beginSwitch, holdBytes, join, refusalResponse } from './upgrade.ts';
+import { errorOf, GatewayFailure } from './upstream-errors.ts';
+import { createUpstreamPool, type UpstreamConnection } from './upstream-pool.ts';
+
+export type { ForwardTarget } from './plan.ts';
+
+/** For metrics. */
+export interface ForwarderObserver {
+  /** The gateway answered instead of the application, or cut its answer. */
+  onUpstreamError?(code: GatewayErrorCode): void;
+  /** From the start of a request to the head of its response, ms. */
+  onUpstreamHeaders?(ms: number): void;
+  /** Payload of a request and its response, when both are over. */
+  onBytes?(bytes: { readonly received: number; readonly sent: number }): void;
+}
+
+export interface ForwarderDeps {
+  readonly route: (environmentId: string) => EnvironmentRoute | Promise<EnvironmentRoute>;
+  readonly log: Logger;
+  readonly limits: GatewayLimits;
+  readonly clock?: Clock;
+  readonly observe?: ForwarderObserver;
+}
+
+export interface ForwarderStats {
+  readonly requestsInFlight: number;
+  readonly upstreamConnections: number;
+  readonly idleUpstreamConnections: number;
+}
+
+export interface Forwarder {
+  /** Answers through the exchange. */
+  request(exchange: Exchange, target: ForwardTarget): void;
+  upgrade(exchange: UpgradeExchange, target: ForwardTarget): void;
+  stats(): ForwarderStats;
+  /** Cuts what is in flight, resolves when it is over. May be called twice. */
+  close(): Promise<void>;
+}
+
+const hasBody = ({ request, rawHeaders }: Exchange): boolean => {
+  if ('stream' in request) return !request.stream.endAfterHeaders;
+  if (fieldValues(rawHeaders, 'transfer-encoding').length > 0) return true;
+  return fieldValues(rawHeaders, 'content-length').some((value) => Number(value) > 0);
+};
+
+export const createForwarder = (deps: ForwarderDeps): Forwarder => {
+  const clock = deps.clock ?? systemClock;
+  const { limits, observe } = deps;
+  const pool = createUpstreamPool(
+    { onClientError: (error) => deps.log.error({ error: describeError(error) }, 'the HTTP client failed') },
+    limits,
+  );
+  const inFlight = new Map<string, number>();
+  const running = new Set<Promise<void>>();
+  let closed = false;
+
+  const waitOptions = (signal: AbortSignal): WaitOptions => ({ clock, timeoutMs: limits.connectTimeoutMs, signal });
+
+  const tunnelTarget = (
+    exchange: Exchange | UpgradeExchange,
+    target: ForwardTarget,
+    plan: Plan,
+    trace: string,
+  ): Target => ({
+    kind: 'port',
+    environmentId: target.environmentId,
+    port: target.port,
+    tls: plan.tls,
+    hops: 0,
+    requestId: exchange.requestId,
+    traceParent: trace,
+  });
+
+  const createBody = (exchange: Exchange, response: ClientResponse): RelayBody | undefined => {
+    if (!hasBody(exchange)) return undefined;
+    const expectsContinue = fieldValues(exchange.rawHeaders, 'expect').some((value) => /^100-continue$/i.test(value));
+    const body: RelayBody = {
+      hasLength: fieldValues(exchange.rawHeaders, 'content-length').length > 0,
+      progress: undefined,
+      source: createRequestBody(exchange.request, {
+        onWanted() {
+          if (expectsContinue && !response.begun) response.continue();
+        },
+        onWaiting: () => body.progress?.onWaiting(),
+        onChunk(bytes) {
+          exchange.record.bytesReceived += bytes;
+          body.progress?.onChunk();
+        },
+        onEnd: () => body.progress?.onEnd(),
+      }),
+    };
+    return body;
+  };
+
+  /** The failure of the last attempt, with the code for the client. */
+  const finalFailure = async (
+    failure: unknown,
+    connection: UpstreamConnection | undefined,
+    exchange: Exchange | UpgradeExchange,
+  ): Promise<GatewayFailure> => {
+    const code = errorOf(failure, { upstreamEnded: connection?.upstreamEnded ?? true });
+    const { stream, connected, reused, leg } = connection ?? {};
+    const hungUp = code === 'upstream_reset' && connected && !reused && stream?.bytesReceived === 0;
+    if (
+      hungUp &&
+      leg &&
+      stream &&
+      !stream.target.tls &&
+      (await speaksTls(leg, stream.target, { clock }, exchange.signal))
+    ) {
+      return new GatewayFailure('upstream_speaks_tls', 'the upstream hung up, and speaks TLS', { cause: failure });
+    }
+    return failure instanceof GatewayFailure ? failure : new GatewayFailure(code, 'no answer', { cause: failure });
+  };
+
+  /** Tries legs and connections until one has carried the request. Rejects with GatewayFailure. */
+  const send = async (
+    request: RelayRequest,
+    plan: Plan,
+    choose: (leg: Leg, fresh: boolean) => UpstreamConnection | Promise<UpstreamConnection>,
+  ): Promise<void> => {
+    const { exchange, response, body } = request;
+    const { signal } = exchange;
+    // What may be sent twice goes out before the target is known to be connected, which saves a round trip.
+    const repeatable = !body && isIdempotent(exchange.method) && !request.onUpgrade;
+    let fresh = false;
+    let legIndex = 0;
+    for (let tries = 1; ; tries++) {
+      let connection: UpstreamConnection | undefined;
+      let sent = false;
+      let answered = false;
+      let failure: unknown;
+      try {
+        connection = await choose(plan.legs[legIndex]!, fresh);
+        if (!connection.reused && !repeatable) await waitUntilConnected(connection, waitOptions(signal));
+        exchange.record.legId = connection.leg.id;
+        exchange.record.tunnelMs = clock.monotonic() - exchange.startedAt;
+        return await relay(request, connection, { clock }, limits);
+      } catch (error) {
+        failure = error instanceof RelayError ? error.cause : error;
+        if (error instanceof RelayError) ({ sent, answered } = error);
+      }
+      if (signal.aborted || closed) throw new GatewayFailure('draining', 'the exchange was over', { cause: failure });
+      const whole = !response.begun && !body?.source.started;
+      const moreLegs = legIndex + 1 < plan.legs.length;
+      const step = nextStep(failure, { connection, sent, answered }, { repeatable, whole, tries, moreLegs });
+      if (step === 'next_leg') legIndex++;
+      else if (step === 'fresh_connection') fresh = true;
+      else throw await finalFailure(failure, connection, exchange);
+    }
+  };
+
+  const onHead = (exchange: Exchange | UpgradeExchange) => (): void => {
+    exchange.record.upstreamMs = clock.monotonic() - exchange.startedAt;
+    observe?.onUpstreamHeaders?.(exchange.record.upstreamMs);
+  };
+
+  const serveRequest = async (exchange: Exchange, target: ForwardTarget): Promise<void> => {
+    const plan = await planRequest(exchange, target, deps.route);
+    const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local });
+    const to = tunnelTarget(exchange, target, plan, traceParent);
+    const response = createClientResponse(exchange.response, {
+      method: exchange.method,
+      version: exchange.request.httpVersion,
+    });
+    const body = createBody(exchange, response);
+    const responseOptions: ResponseOptions = { host: exchange.host, authority: exchange.authority, local: plan.local };
+    try {
+      await send({ exchange, response, headers, body, responseOptions, onHead: onHead(exchange) }, plan, (leg, fresh) =>
+        acquireConnection(pool, { leg, target: to, fresh }, waitOptions(exchange.signal)),
+      );
+    } finally {
+      body?.source.stop();
+    }
+  };
+
+  const serveUpgrade = async (exchange: UpgradeExchange, target: ForwardTarget): Promise<void> => {
+    const { socket } = exchange;
+    // A lost client is told by the signal; the error itself says nothing more.
+    socket.on('error', () => undefined);
+    const held = holdBytes(socket, exchange.head);
+    const plan = await planRequest(exchange, target, deps.route);
+    const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local, upgrade: true });
+    const to = tunnelTarget(exchange, target, plan, traceParent);
+    const responseOptions: ResponseOptions = { host: exchange.host, authority: exchange.authority, local: plan.local };
+    const switched: { headers: string[]; upstream: Duplex }[] = [];
+    let early: Buffer;
+    try {
+      await send(
+        {
+          exchange,
+          response: refusalResponse(exchange),
+          headers,
+          body: undefined,
+          responseOptions,
+          onHead: onHead(exchange),
+          onUpgrade: (upstreamHeaders, upstream) => void switched.push({ headers: upstreamHeaders, upstream }),
+        },
+        plan,
+        (leg) => pool.open(leg, to),
+      );
+    } finally {
+      early = held.take();
+    }
+    for (const { headers: upstreamHeaders, upstream } of switched) {
+      try {
+        beginSwitch(exchange, { headers: upstreamHeaders, upstream, early }, responseOptions);
+      } catch (error) {
+        upstream.destroy(error as Error);
+        throw error;
+      }
+      await join(exchange, upstream, { clock }, limits);
+    }
+  };
+
+  const start = (exchange: Exchange | UpgradeExchange, environmentId: string, serve: () => Promise<void>): void => {
+    const count = inFlight.get(environmentId) ?? 0;
+    if (closed || count >= limits.requestsInFlightPerEnvironment) {
+      return exchange.fail(closed ? 'draining' : 'too_many_requests');
+    }
+    inFlight.set(environmentId, count + 1);
+    const finished = serve()
+      .catch((error: unknown) => {
+        if (exchange.signal.aborted) return;
+        const code = errorOf(error);
+        deps.log.debug(
+          {
+            requestId: exchange.requestId,
+            environmentId,
+            legId: exchange.record.legId,
+            errorCode: code,
+            error: describeError(error),
+          },
+          'a request was not answered by its upstream',
+        );
+        observe?.onUpstreamError?.(code);
+        exchange.fail(code, { cause: error });
+      })
+      .finally(() => {
+        running.delete(finished);
+        const left = inFlight.get(environmentId)! - 1;
+        if (left === 0) inFlight.delete(environmentId);
+        else inFlight.set(environmentId, left);
+        observe?.onBytes?.({ received: exchange.record.bytesReceived, sent: exchange.record.bytesSent });
+      });
+    running.add(finished);
+  };
+
+  return {
+    request: (exchange, target) => start(exchange, target.environmentId, () => serveRequest(exchange, target)),
+    upgrade: (exchange, target) => start(exchange, target.environmentId, () => serveUpgrade(exchange, target)),
+    stats: () => ({
+      requestsInFlight: running.size,
+      upstreamConnections: pool.connections,
+      idleUpstreamConnections: pool.idleConnections,
+    }),
+    async close() {
+      closed = true;
+      pool.close(new GatewayFailure('draining', 'the gateway is shutting down'));
+      await Promise.all(running);
+    },
+  };
+};

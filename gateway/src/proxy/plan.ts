@@ -1,0 +1,59 @@
+/** Decides whether a request may go to a port, and by which legs. */
+import type { Leg } from '../../../shared/src/protocol/leg.ts';
+import { admit } from '../access/admission.ts';
+import type { EnvironmentRoute } from '../tunnels/route.ts';
+import type { Exchange, UpgradeExchange } from './exchange.ts';
+import { MAX_HOPS, passedHops, type LocalHost } from './headers.ts';
+import { GatewayFailure } from './upstream-errors.ts';
+
+/** What a port host addresses. */
+export interface ForwardTarget {
+  readonly environmentId: string;
+  readonly port: number;
+  /** The "s" of the port host: TLS to the upstream. */
+  readonly tls: boolean;
+}
+
+export interface Plan {
+  /** Best first, never empty. */
+  readonly legs: readonly Leg[];
+  /** The tunnel client speaks TLS to the upstream. */
+  readonly tls: boolean;
+  readonly local: LocalHost | undefined;
+  /** How this port host is named in the chain of hops. */
+  readonly hop: string;
+}
+
+/** Rejects with GatewayFailure. Fills in the record of the exchange as far as it gets. */
+export const planRequest = async (
+  exchange: Exchange | UpgradeExchange,
+  target: ForwardTarget,
+  route: (environmentId: string) => EnvironmentRoute | Promise<EnvironmentRoute>,
+): Promise<Plan> => {
+  const { record } = exchange;
+  record.environmentId = target.environmentId;
+  record.port = target.port;
+  const hop = `${target.port}--${target.environmentId}`;
+  const hops = passedHops(exchange.rawHeaders);
+  if (hops.includes(hop) || hops.length >= MAX_HOPS)
+    throw new GatewayFailure('loop', `it has passed ${hops.join(', ')}`);
+  let found: EnvironmentRoute;
+  try {
+    found = await route(target.environmentId);
+  } catch (error) {
+    throw new GatewayFailure('directory_unavailable', 'the environment could not be looked up', { cause: error });
+  }
+  if (found.kind !== 'unknown') record.runnerId = found.runnerId;
+  const admission = admit(found, target.port, target.tls);
+  if (!admission.allow) throw new GatewayFailure(admission.error, 'not admitted');
+  if (found.kind !== 'online') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
+  const exposed = found.environment.ports.find(({ port }) => port === target.port);
+  if (!exposed) throw new GatewayFailure('port_not_exposed', 'the port is not announced');
+  const tls = target.tls || exposed.protocol === 'https';
+  return {
+    legs: found.legs,
+    tls,
+    local: exposed.hostHeader === 'local' ? { port: target.port, tls } : undefined,
+    hop,
+  };
+};
