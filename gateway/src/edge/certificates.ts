@@ -137,7 +137,7 @@ const load = async (pair: CertificatePair): Promise<Loaded> => {
     names,
     validTo: parsed.validToDate.getTime(),
     fingerprint: parsed.fingerprint256,
-    selfSigned: parsed.checkIssued(parsed),
+    selfSigned: parsed.issuer === parsed.subject && parsed.verify(parsed.publicKey),
   };
   return { info, cert, key, context };
 };

@@ -2,8 +2,11 @@
  * The side that faces the internet: listeners, TLS, HTTP/1.1 and HTTP/2, limits, refusal of what is ambiguous, routing by
  * host. Everything behind it sees an Exchange.
  */
+import { randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import { constants, type Http2ServerRequest, type Http2ServerResponse, type ServerHttp2Session } from 'node:http2';
+import type { Socket } from 'node:net';
+import { createServer as createTlsServer, type TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { ListenAddress } from '../config.ts';
@@ -11,6 +14,13 @@ import type { GatewayErrorCode } from '../errors.ts';
 import type { GatewayLimits } from '../limits.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { CertificateStore } from './certificates.ts';
+import { acceptConnections, createConnectionCounter, plainAddress, type Acceptor } from './connections.ts';
+import { createDispatcher, type ClientConnection } from './dispatch.ts';
+import { createHttp1Server } from './http1-server.ts';
+import { createHttp2Server, MAX_VIOLATIONS } from './http2-server.ts';
+import { createPlainServer } from './plain-listener.ts';
+import { createRequestSlots } from './request-slots.ts';
+import { TICKET_KEY_BYTES, TICKET_KEY_ROTATION_MS, TLS_OPTIONS } from './tls-options.ts';
 
 /** What a port host addresses. */
 export interface PortTarget {
@@ -96,3 +106,215 @@ export interface Edge {
   /** Ends everything at once. May be called twice. */
   close(): Promise<void>;
 }
+
+/**
+ * Requests that wait behind another in one HTTP/1.1 connection. Browsers send none; programs that pipeline send few.
+ * Beyond: the connection is closed.
+ */
+const MAX_PIPELINED = 64;
+
+export const createEdge = (deps: EdgeDeps): Edge => {
+  const { clock, limits, log } = deps;
+  const acceptors = new Set<Acceptor>();
+  const ownPorts = new Set<number>();
+  const connections = new Set<{ readonly client: ClientConnection; drain(): void }>();
+  const idleWaiters = new Set<() => void>();
+  let draining = false;
+  let closed = false;
+
+  const onRefused = (code: GatewayErrorCode, address: string): void => deps.onRefused?.(code, address);
+  const counter = createConnectionCounter(limits, (address) => onRefused('too_many_requests', address));
+  const ports = { has: (port: number) => ownPorts.has(port) || deps.publicPorts().has(port) };
+  const isIdle = (): boolean => dispatcher.requestsInFlight + dispatcher.upgrades === 0;
+  const dispatcher = createDispatcher({
+    ...deps,
+    ports,
+    onExchangeEnd(exchange, status) {
+      deps.onExchangeEnd(exchange, status);
+      if (isIdle()) for (const wake of [...idleWaiters]) wake();
+    },
+  });
+  const newRequestId = (): string => randomBytes(16).toString('hex');
+  const http1 = createHttp1Server({ clock, dispatcher, newRequestId, onRefused }, limits);
+  const http2 = createHttp2Server({ clock, dispatcher }, limits);
+  const plain = createPlainServer({ ...deps, ports, onRefused });
+
+  const describe = (socket: TLSSocket): Pick<ClientConnection, 'clientAddress' | 'clientPort' | 'serverName'> => ({
+    clientAddress: plainAddress(socket.remoteAddress),
+    clientPort: socket.remotePort ?? 0,
+    serverName: typeof socket.servername === 'string' && socket.servername !== '' ? socket.servername : undefined,
+  });
+
+  const serveHttp1 = (socket: TLSSocket): void => {
+    const client: ClientConnection = {
+      ...describe(socket),
+      protocol: 'http/1.1',
+      exchanges: new Set(),
+      closing: draining,
+      slots: createRequestSlots(
+        { clock, onAbuse: () => socket.destroy() },
+        { inFlight: 1, waiting: MAX_PIPELINED, resets: Number.POSITIVE_INFINITY },
+      ),
+      onExchangeEnd() {
+        if (client.closing && client.exchanges.size === 0) socket.destroySoon();
+      },
+    };
+    const entry = {
+      client,
+      drain() {
+        client.closing = true;
+        for (const { exchange } of client.exchanges) {
+          if ('response' in exchange && 'shouldKeepAlive' in exchange.response)
+            exchange.response.shouldKeepAlive = false;
+        }
+      },
+    };
+    connections.add(entry);
+    socket.once('close', () => {
+      client.slots.close();
+      connections.delete(entry);
+    });
+    http1.serve(socket, client);
+  };
+
+  const serveHttp2 = (socket: TLSSocket): void => {
+    let session: ServerHttp2Session | undefined;
+    let violations = 0;
+    let cancelIdle = (): void => {};
+    const calmDown = (): void => session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    // Counted from the end of the last stream: pings keep nothing open.
+    const armIdle = (): void => {
+      cancelIdle();
+      cancelIdle = clock.timer(limits.sessionIdleTimeoutMs, () => {
+        if (client.exchanges.size === 0) session?.close();
+      });
+    };
+    const client: ClientConnection = {
+      ...describe(socket),
+      protocol: 'h2',
+      exchanges: new Set(),
+      closing: false,
+      slots: createRequestSlots(
+        { clock, onAbuse: calmDown },
+        {
+          inFlight: limits.requestsInFlightPerConnection,
+          waiting: limits.requestsInFlightPerConnection,
+          resets: limits.resetsPerConnection,
+        },
+      ),
+      onExchangeEnd(end) {
+        if (end === 'violation' && ++violations >= MAX_VIOLATIONS) calmDown();
+        if (client.exchanges.size === 0) armIdle();
+      },
+    };
+    session = http2.serve(socket, client);
+    if (!session) return void socket.destroy();
+    const entry = { client, drain: () => session.close() };
+    connections.add(entry);
+    armIdle();
+    session.once('close', () => {
+      cancelIdle();
+      client.slots.close();
+      connections.delete(entry);
+    });
+    if (draining) entry.drain();
+  };
+
+  const tls = createTlsServer({
+    ...TLS_OPTIONS,
+    ...deps.certificates.fallback,
+    SNICallback: (serverName, callback) => callback(null, deps.certificates.contextFor(serverName)),
+    ALPNProtocols: ['h2', 'http/1.1'],
+    handshakeTimeout: limits.tlsHandshakeTimeoutMs,
+    allowHalfOpen: true,
+    ticketKeys: randomBytes(TICKET_KEY_BYTES),
+  });
+  tls.on('secureConnection', (socket: TLSSocket) => {
+    counter.handshakeDone(socket);
+    socket.on('error', (error) => log.debug({ err: error }, 'connection failed'));
+    if (closed) return void socket.destroy();
+    if (socket.alpnProtocol === 'h2') serveHttp2(socket);
+    else serveHttp1(socket);
+  });
+  tls.on('tlsClientError', (error, socket) => {
+    log.debug({ err: error, clientAddress: plainAddress(socket.remoteAddress) }, 'TLS handshake failed');
+    socket.destroy();
+  });
+  let cancelRotation = (): void => {};
+  const rotateTicketKeys = (): void => {
+    cancelRotation = clock.timer(TICKET_KEY_ROTATION_MS, () => {
+      tls.setTicketKeys(randomBytes(TICKET_KEY_BYTES));
+      rotateTicketKeys();
+    });
+  };
+  rotateTicketKeys();
+
+  const listen = async (
+    address: ListenAddress,
+    onConnection: (socket: Socket) => void,
+    onListening: (bound: ListenAddress) => void,
+  ): Promise<ListenAddress> => {
+    const acceptor = await acceptConnections({ log, onConnection }, address);
+    if (closed || draining) acceptor.close();
+    else acceptors.add(acceptor);
+    onListening(acceptor.address);
+    return acceptor.address;
+  };
+
+  return {
+    listenHttps: (address) =>
+      listen(
+        address,
+        (socket) => {
+          if (counter.admit(socket, { handshake: true })) tls.emit('connection', socket);
+        },
+        ({ port }) => ownPorts.add(port),
+      ),
+    listenHttp: (address) =>
+      listen(
+        address,
+        (socket) => {
+          if (counter.admit(socket, { handshake: false })) plain.serve(socket);
+        },
+        () => {},
+      ),
+    stats: () => ({
+      connections: counter.connections,
+      handshakes: counter.handshakes,
+      requestsInFlight: dispatcher.requestsInFlight,
+      upgrades: dispatcher.upgrades,
+    }),
+    drain() {
+      if (draining) return;
+      draining = true;
+      for (const acceptor of acceptors) acceptor.close();
+      for (const entry of [...connections]) entry.drain();
+      http1.closeIdle();
+    },
+    idle: ({ signal }) =>
+      new Promise((resolve, reject) => {
+        if (isIdle()) return resolve();
+        if (signal.aborted) return reject(signal.reason as Error);
+        const finish = (settle: () => void) => (): void => {
+          idleWaiters.delete(wake);
+          signal.removeEventListener('abort', onAbort);
+          settle();
+        };
+        const wake = finish(resolve);
+        const onAbort = finish(() => reject(signal.reason as Error));
+        idleWaiters.add(wake);
+        signal.addEventListener('abort', onAbort, { once: true });
+      }),
+    async close() {
+      if (closed) return;
+      closed = true;
+      draining = true;
+      cancelRotation();
+      for (const acceptor of acceptors) acceptor.close();
+      acceptors.clear();
+      http1.close();
+      plain.close();
+      counter.destroyAll();
+    },
+  };
+};

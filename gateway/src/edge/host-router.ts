@@ -101,7 +101,7 @@ export const routeHost = ({ host, isAddress }: Authority, domains: readonly stri
  */
 export const parseHost = (
   authority: string,
-  { domains, ports }: { readonly domains: readonly string[]; readonly ports: ReadonlySet<number> },
+  { domains, ports }: { readonly domains: readonly string[]; readonly ports: Pick<ReadonlySet<number>, 'has'> },
 ): HostRoute => {
   const parsed = parseAuthority(authority);
   if (!parsed) return error('bad_host');

@@ -1,0 +1,243 @@
+/** From a request head to who answers it: guard, host, server name, route. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import type { Duplex } from 'node:stream';
+import type { GatewayErrorCode } from '../errors.ts';
+import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
+import type { EdgeDeps } from './edge.ts';
+import { isServerNameFor, parseAuthority, parseHost, type HostRoute } from './host-router.ts';
+import {
+  trackRequest,
+  trackUpgrade,
+  type ExchangeDeps,
+  type ExchangeEnd,
+  type ExchangeHead,
+  type Tracked,
+} from './make-exchange.ts';
+import { guardRequest, type GuardedRequest } from './request-guard.ts';
+import type { RequestSlots, Slot } from './request-slots.ts';
+
+/** One client connection, whatever HTTP it speaks. Its requests share nothing else (safety row 37). */
+export interface ClientConnection {
+  readonly protocol: 'http/1.1' | 'h2';
+  readonly clientAddress: string;
+  readonly clientPort: number;
+  readonly serverName: string | undefined;
+  readonly slots: RequestSlots;
+  /** Exchanges that have not ended, those waiting for a slot included; oldest first. */
+  readonly exchanges: Set<Tracked<Exchange | UpgradeExchange>>;
+  /** No further request is taken: HTTP/1.1 responses say `Connection: close`. */
+  closing: boolean;
+  /** Called after an exchange has ended and left {@link exchanges}. */
+  onExchangeEnd(end: ExchangeEnd): void;
+}
+
+export interface Dispatcher {
+  request(
+    connection: ClientConnection,
+    request: IncomingMessage | Http2ServerRequest,
+    response: ServerResponse | Http2ServerResponse,
+  ): void;
+  upgrade(connection: ClientConnection, request: IncomingMessage, socket: Duplex, head: Buffer): void;
+  readonly requestsInFlight: number;
+  readonly upgrades: number;
+}
+
+export const HEALTH_PATH = '/_health';
+/** What `OPTIONS *` says of the gateway itself (RFC 9110 section 9.3.7). */
+const ALLOWED_METHODS = 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS';
+const HTTPS_PORT = 443;
+
+interface Accepted {
+  readonly guarded: Extract<GuardedRequest, { ok: true }>;
+  readonly route: Exclude<HostRoute, { kind: 'error' }>;
+}
+
+type DispatchDeps = Pick<
+  EdgeDeps,
+  'domains' | 'forwarder' | 'handlers' | 'log' | 'clock' | 'limits' | 'onExchangeEnd'
+> &
+  Pick<Partial<EdgeDeps>, 'onExchangeStart'> & { readonly ports: Pick<ReadonlySet<number>, 'has'> };
+
+const hostLine = (rawHeaders: readonly string[]): string => {
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    if (/^(?:host|:authority)$/i.test(rawHeaders[index] ?? '')) return rawHeaders[index + 1] ?? '';
+  }
+  return '';
+};
+
+const pathOf = (target: string): string => target.split('?', 1)[0] ?? '';
+
+export const answerShortly = (
+  response: ServerResponse | Http2ServerResponse,
+  status: number,
+  headers: Readonly<Record<string, string>>,
+  body = '',
+): void => {
+  // The two classes have the same methods with types that do not unite.
+  const answer = response as ServerResponse;
+  for (const [name, value] of Object.entries(headers)) answer.setHeader(name, value);
+  answer.setHeader('Cache-Control', 'no-store');
+  if (status !== 204) answer.setHeader('Content-Length', String(Buffer.byteLength(body)));
+  answer.statusCode = status;
+  answer.end(body);
+};
+
+export const answerHealth = (exchange: Pick<Exchange, 'method' | 'response' | 'fail'>): void => {
+  if (exchange.method !== 'GET' && exchange.method !== 'HEAD') return exchange.fail('method_not_allowed');
+  answerShortly(
+    exchange.response,
+    200,
+    { 'Content-Type': 'text/plain; charset=utf-8' },
+    exchange.method === 'HEAD' ? '' : 'ok\n',
+  );
+};
+
+export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
+  let requestsInFlight = 0;
+  let upgrades = 0;
+
+  const judge = (
+    connection: ClientConnection,
+    request: IncomingMessage | Http2ServerRequest,
+  ): Accepted | GatewayErrorCode => {
+    const guarded = guardRequest({
+      httpVersion: request.httpVersion,
+      isHttp2: connection.protocol === 'h2',
+      method: request.method ?? '',
+      target: request.url ?? '',
+      rawHeaders: request.rawHeaders,
+      scheme: 'https',
+      maxFields: deps.limits.maxRequestHeaderFields,
+    });
+    if (!guarded.ok) return guarded.code;
+    const route = parseHost(guarded.authority, { domains: deps.domains, ports: deps.ports });
+    if (route.kind === 'error') return route.code;
+    return isServerNameFor(connection.serverName, route, deps.domains) ? { guarded, route } : 'misdirected';
+  };
+
+  const headOf = (
+    connection: ClientConnection,
+    request: IncomingMessage | Http2ServerRequest,
+    accepted: Accepted | GatewayErrorCode,
+  ): ExchangeHead => {
+    const isAccepted = typeof accepted !== 'string';
+    const authority = isAccepted ? accepted.guarded.authority : hostLine(request.rawHeaders);
+    const parsed = parseAuthority(authority);
+    return {
+      host: parsed?.host ?? '',
+      authority,
+      authorityPort: parsed?.port ?? HTTPS_PORT,
+      method: request.method ?? '',
+      target: isAccepted ? accepted.guarded.target : (request.url ?? ''),
+      rawHeaders: isAccepted ? accepted.guarded.rawHeaders : request.rawHeaders,
+      clientAddress: connection.clientAddress,
+      clientPort: connection.clientPort,
+      protocol: connection.protocol,
+    };
+  };
+
+  const route = (exchange: Exchange, to: Accepted['route']): void => {
+    const { handlers, forwarder } = deps;
+    if (exchange.target === '*') return answerShortly(exchange.response, 204, { Allow: ALLOWED_METHODS });
+    const isHealth = pathOf(exchange.target) === HEALTH_PATH;
+    switch (to.kind) {
+      case 'port':
+        return forwarder.request(exchange, to);
+      case 'address':
+        return isHealth ? answerHealth(exchange) : exchange.fail('misdirected');
+      case 'apex':
+        if (isHealth) return answerHealth(exchange);
+        break;
+      case 'service':
+        if (to.service === 'tunnel') return exchange.fail('not_found');
+        break;
+      case 'runner':
+        break;
+      case 'logs':
+        exchange.record.environmentId = to.environmentId;
+        return exchange.fail('not_found');
+    }
+    const handler = to.kind === 'apex' ? handlers.apex : to.kind === 'service' ? handlers.api : handlers.runner;
+    if (!handler) return exchange.fail('not_found');
+    // Own handlers route by the target in origin form, whatever form the client sent.
+    exchange.request.url = exchange.target;
+    handler(exchange.request, exchange.response, exchange);
+  };
+
+  /** A fault in a handler is an error of one request, never of the process (safety row 58). */
+  const guardedly = (exchange: Exchange | UpgradeExchange, act: () => void): void => {
+    try {
+      act();
+    } catch (cause) {
+      exchange.fail('internal', { cause });
+    }
+  };
+
+  /** Makes the exchange with what happens at its end: slot, counters, connection, access log. */
+  const track = <E extends Exchange | UpgradeExchange>(
+    connection: ClientConnection,
+    slot: Slot,
+    make: (exchangeDeps: ExchangeDeps) => Tracked<E>,
+  ): Tracked<E> => {
+    const tracked: Tracked<E> = make({
+      clock: deps.clock,
+      log: deps.log,
+      onEnd: (exchange, status, end) => {
+        connection.exchanges.delete(tracked);
+        if ('response' in exchange) requestsInFlight -= 1;
+        else upgrades -= 1;
+        slot.leave(end === 'gone' || end === 'violation' ? 'reset' : 'ended');
+        connection.onExchangeEnd(end);
+        deps.onExchangeEnd(exchange, status);
+      },
+    });
+    connection.exchanges.add(tracked);
+    if ('response' in tracked.exchange) requestsInFlight += 1;
+    else upgrades += 1;
+    deps.onExchangeStart?.(tracked.exchange);
+    return tracked;
+  };
+
+  return {
+    request(connection, request, response) {
+      const accepted = judge(connection, request);
+      const slot = connection.slots.create();
+      const head = headOf(connection, request, accepted);
+      const tracked = track(connection, slot, (exchangeDeps) => trackRequest(exchangeDeps, head, request, response));
+      const { exchange } = tracked;
+      if ('shouldKeepAlive' in response && (connection.closing || request.httpVersion === '1.0')) {
+        response.shouldKeepAlive = false;
+      }
+      slot.run(() => {
+        if (typeof accepted === 'string') return tracked.refuse(accepted);
+        guardedly(exchange, () => route(exchange, accepted.route));
+      });
+    },
+    upgrade(connection, request, socket, upgradeHead) {
+      // Behind an unanswered request, the answer to this one would overtake the first one's.
+      if (connection.exchanges.size > 0 || connection.closing) {
+        socket.destroy();
+        return;
+      }
+      const accepted = judge(connection, request);
+      const head = headOf(connection, request, accepted);
+      const slot = connection.slots.create();
+      const { exchange, refuse } = track(connection, slot, (exchangeDeps) =>
+        trackUpgrade(exchangeDeps, head, request, socket, upgradeHead),
+      );
+      slot.run(() => {
+        if (typeof accepted === 'string') return refuse(accepted);
+        const { route: to } = accepted;
+        if (to.kind !== 'port' || !accepted.guarded.isWebSocket) return refuse('not_found');
+        guardedly(exchange, () => deps.forwarder.upgrade(exchange, to));
+      });
+    },
+    get requestsInFlight() {
+      return requestsInFlight;
+    },
+    get upgrades() {
+      return upgrades;
+    },
+  };
+};

@@ -1,0 +1,218 @@
+/** Makes the exchange of a request: what the layers behind the edge see of it, and what they answer errors with. */
+import { randomBytes } from 'node:crypto';
+import { ServerResponse, type IncomingMessage } from 'node:http';
+import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
+import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import type { Logger } from 'pino';
+import type { Clock } from '../../../shared/src/clock.ts';
+import type { GatewayErrorCode } from '../errors.ts';
+import type { Exchange, ExchangeRecord, UpgradeExchange } from '../proxy/exchange.ts';
+import { buildErrorAnswer, type ErrorAnswer } from './error-answer.ts';
+import { endGently, serializeAnswer } from './raw-answer.ts';
+
+/** What is known of a request before it is clear what kind of answer it gets. */
+export interface ExchangeHead {
+  readonly host: string;
+  readonly authority: string;
+  readonly authorityPort: number;
+  readonly method: string;
+  readonly target: string;
+  readonly rawHeaders: readonly string[];
+  readonly clientAddress: string;
+  readonly clientPort: number;
+  readonly protocol: 'http/1.1' | 'h2';
+}
+
+/** Why an exchange ended: all of it was sent, this side cut it, the client went away, or it broke the protocol. */
+export type ExchangeEnd = 'sent' | 'cut' | 'gone' | 'violation';
+
+export interface Tracked<E> {
+  readonly exchange: E;
+  /** Like `exchange.fail`, and ends the connection with the answer; the layers behind learn that the client is gone. */
+  refuse(code: GatewayErrorCode): void;
+}
+
+export interface ExchangeDeps {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly onEnd: (exchange: Exchange | UpgradeExchange, status: number, end: ExchangeEnd) => void;
+}
+
+/** nginx's code for a client that closed before the answer; never sent. */
+export const CLIENT_CLOSED_STATUS = 499;
+
+/** How one kind of connection is answered on. */
+interface Wire {
+  begun(): boolean;
+  answer(answer: ErrorAnswer, close: boolean): void;
+  cut(): void;
+  /** Status that was sent, if any. */
+  status(): number | undefined;
+}
+
+interface Core {
+  readonly base: Omit<Exchange, 'request' | 'response'>;
+  refuse(code: GatewayErrorCode): void;
+  end(end: ExchangeEnd): void;
+  readonly wasCut: boolean;
+}
+
+const createCore = (
+  deps: ExchangeDeps,
+  head: ExchangeHead,
+  wire: Wire,
+  self: () => Exchange | UpgradeExchange,
+): Core => {
+  const controller = new AbortController();
+  const record: ExchangeRecord = { bytesReceived: 0, bytesSent: 0 };
+  let failed = false;
+  let ended = false;
+  let wasCut = false;
+  let answered: number | undefined;
+
+  const fail = (
+    code: GatewayErrorCode,
+    options: { cause?: unknown; retryAfterSeconds?: number } = {},
+    close = false,
+  ): void => {
+    if (failed || ended) return;
+    failed = true;
+    record.errorCode = code;
+    if (code === 'internal') deps.log.error({ requestId: base.requestId, err: options.cause }, 'request failed');
+    if (wire.begun()) {
+      wasCut = true;
+      return wire.cut();
+    }
+    const { retryAfterSeconds } = options;
+    const { environmentId, port } = record;
+    const { requestId } = base;
+    const answer = buildErrorAnswer({
+      ...head,
+      code,
+      requestId,
+      environmentId,
+      port,
+      retryAfterSeconds,
+      now: deps.clock.now(),
+    });
+    answered = answer.status;
+    if (head.method !== 'HEAD') record.bytesSent += Buffer.byteLength(answer.body);
+    wire.answer(answer, close);
+  };
+
+  const base: Core['base'] = {
+    ...head,
+    requestId: randomBytes(16).toString('hex'),
+    scheme: 'https',
+    startedAt: deps.clock.monotonic(),
+    record,
+    signal: controller.signal,
+    fail: (code, options) => fail(code, options),
+  };
+  return {
+    base,
+    refuse(code) {
+      fail(code, {}, true);
+      controller.abort();
+    },
+    end(end) {
+      if (ended) return;
+      ended = true;
+      if (end !== 'sent') controller.abort();
+      deps.onEnd(self(), answered ?? wire.status() ?? CLIENT_CLOSED_STATUS, end);
+    },
+    get wasCut() {
+      return wasCut;
+    },
+  };
+};
+
+const http1Wire = (request: IncomingMessage, response: ServerResponse, clock: Clock): Wire => ({
+  begun: () => response.headersSent,
+  answer(answer, close) {
+    if (close) {
+      const { socket } = request;
+      response.once('close', () => request.destroy());
+      return endGently(socket, serializeAnswer(answer, request.method ?? ''), clock);
+    }
+    response.writeHead(answer.status, answer.headers.flat());
+    response.end(request.method === 'HEAD' ? undefined : answer.body);
+    // Whatever is left of the body is read and thrown away, so that the next request can follow.
+    request.unpipe();
+    request.resume();
+  },
+  cut: () => request.socket.destroy(),
+  status: () => (response.headersSent ? response.statusCode : undefined),
+});
+
+const http2Wire = (request: Http2ServerRequest, response: Http2ServerResponse): Wire => ({
+  begun: () => response.headersSent,
+  answer(answer) {
+    const headers: Record<string, string> = {};
+    for (const [name, value] of answer.headers) headers[name.toLowerCase()] = value;
+    response.writeHead(answer.status, headers);
+    response.end(request.method === 'HEAD' ? '' : answer.body);
+    request.unpipe();
+    request.resume();
+  },
+  cut: () => request.stream.close(constants.NGHTTP2_INTERNAL_ERROR),
+  status: () => (response.headersSent ? response.statusCode : undefined),
+});
+
+/** Codes with which a stream is closed when its client broke the protocol on it (RFC 9113 section 7). */
+const VIOLATIONS: ReadonlySet<number> = new Set([
+  constants.NGHTTP2_PROTOCOL_ERROR,
+  constants.NGHTTP2_FLOW_CONTROL_ERROR,
+  constants.NGHTTP2_STREAM_CLOSED,
+  constants.NGHTTP2_FRAME_SIZE_ERROR,
+]);
+
+export const trackRequest = (
+  deps: ExchangeDeps,
+  head: ExchangeHead,
+  request: IncomingMessage | Http2ServerRequest,
+  response: ServerResponse | Http2ServerResponse,
+): Tracked<Exchange> => {
+  const isHttp1 = response instanceof ServerResponse;
+  const wire = isHttp1
+    ? http1Wire(request as IncomingMessage, response, deps.clock)
+    : http2Wire(request as Http2ServerRequest, response);
+  const core = createCore(deps, head, wire, () => exchange);
+  const exchange: Exchange = { ...core.base, request, response };
+  if (isHttp1) {
+    response.once('close', () => core.end(response.writableFinished ? 'sent' : core.wasCut ? 'cut' : 'gone'));
+  } else {
+    const { stream } = response;
+    stream.once('close', () => {
+      if (stream.writableFinished) return core.end('sent');
+      core.end(core.wasCut ? 'cut' : VIOLATIONS.has(stream.rstCode ?? 0) ? 'violation' : 'gone');
+    });
+  }
+  // A body that breaks off is an error of the request stream, which the forwarder may not be reading (yet).
+  (request as IncomingMessage).on('error', () => {});
+  (response as ServerResponse).on('error', () => {});
+  return { exchange, refuse: core.refuse };
+};
+
+export const trackUpgrade = (
+  deps: ExchangeDeps,
+  head: ExchangeHead,
+  request: IncomingMessage,
+  socket: Duplex,
+  upgradeHead: Buffer,
+): Tracked<UpgradeExchange> => {
+  const written = (): number => (socket as Partial<TLSSocket>).bytesWritten ?? 0;
+  const writtenBefore = written();
+  const wire: Wire = {
+    begun: () => core.base.record.status !== undefined || written() !== writtenBefore,
+    answer: (answer) => endGently(socket, serializeAnswer(answer, request.method ?? ''), deps.clock),
+    cut: () => socket.destroy(),
+    status: () => core.base.record.status,
+  };
+  const core = createCore(deps, head, wire, () => exchange);
+  const exchange: UpgradeExchange = { ...core.base, request, socket, head: upgradeHead };
+  socket.on('error', () => {});
+  socket.once('close', () => core.end(core.wasCut ? 'cut' : 'gone'));
+  return { exchange, refuse: core.refuse };
+};
