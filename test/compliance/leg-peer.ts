@@ -3,25 +3,33 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { afterEach, describe, it } from 'node:test';
 import { systemClock, type Clock } from '../../shared/src/clock.ts';
-import { LegClosedError, RefusedError, type LegCloseCode, type Refusal } from '../../shared/src/errors.ts';
+import {
+  LegClosedError,
+  RefusedError,
+  StreamResetError,
+  type LegCloseCode,
+  type Refusal,
+} from '../../shared/src/errors.ts';
 import { createKey } from '../../shared/src/identity/keys.ts';
 import { signMembership } from '../../shared/src/identity/membership.ts';
 import { createControlStream, MessageError, type ControlStream } from '../../shared/src/protocol/control-stream.ts';
 import {
   FRAME,
   LANE_KIND,
+  laneName,
   encodeFin,
   encodeMove,
   encodeOpen,
+  encodeReset,
   encodeStatus,
   encodeWindow,
   writeFrameHeader,
 } from '../../shared/src/protocol/frames.ts';
 import { acceptLeg, dialLeg } from '../../shared/src/protocol/handshake.ts';
-import type { Leg, LegEnd } from '../../shared/src/protocol/leg.ts';
+import type { Leg, LegEnd, TunnelStream } from '../../shared/src/protocol/leg.ts';
 import type { TransportStream } from '../../shared/src/transport/connection.ts';
 import { createTestCluster, type TestCluster, type TestParty } from '../support/identities.ts';
-import { never, rejection, target, type ConnectionPair, type MakePair } from '../support/legs.ts';
+import { closing, never, readAll, rejection, target, type ConnectionPair, type MakePair } from '../support/legs.ts';
 
 const nonce = (): string => randomBytes(32).toString('base64url');
 
@@ -96,7 +104,7 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
       const leg = await accepted;
       leg.attach({ onMessage() {} });
       const lane = await set.pair.dialler.acceptStream({ signal: never });
-      assert.equal((await lane.read())?.[0], LANE_KIND.small);
+      assert.equal((await lane.read())?.[0], laneName(LANE_KIND.small, 0));
       return { leg, lane, control, set, raw };
     };
 
@@ -122,7 +130,7 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
         encodeOpen(2, { target: target(), allowance: 65_537, credit: 1 }),
         'protocol_error',
       ],
-      ['MOVE to a lane that is not there', encodeMove(2, 3), 'protocol_error'],
+      ['MOVE to a lane that is not there', encodeMove(1, 0x50), 'protocol_error'],
       [
         'OPEN twice with one id',
         Buffer.concat([1, 2].map(() => encodeOpen(2, { target: target({ kind: 'echo' }), allowance: 1, credit: 1 }))),
@@ -179,6 +187,101 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
       leg.abort('closed');
     });
 
+    /** A stream of the gateway, connected, and a bulk lane of the runner, both played by hand. */
+    const withBulk = async (): Promise<
+      Awaited<ReturnType<typeof byHand>> & { stream: TunnelStream; bulk: TransportStream }
+    > => {
+      const hand = await byHand();
+      const stream = hand.leg.openStream(target(), { signal: never });
+      await hand.lane.write(encodeStatus(1, 'connected', 0));
+      await stream.connected;
+      const bulk = await hand.set.pair.dialler.openStream({ signal: never });
+      await bulk.write(Buffer.of(laneName(LANE_KIND.bulk, 0)));
+      return { ...hand, stream, bulk };
+    };
+    const text = (id: number, payload: string): Buffer => {
+      const out = data(id, payload.length);
+      out.write(payload, 8);
+      return out;
+    };
+    const toBulk = encodeMove(1, laneName(LANE_KIND.bulk, 0));
+    const toSmall = encodeMove(1, laneName(LANE_KIND.small, 0));
+    /** Gives `first` time to arrive before `second` is sent: an answered ping on its lane's connection. */
+    const settled = async ({ control }: { control: ControlStream }): Promise<void> => {
+      await control.send({ type: 'ping', id: 1 });
+      await control.receive();
+      await control.send({ type: 'ping', id: 2 });
+      await control.receive();
+    };
+
+    it('holds bytes that overtake their MOVE', async () => {
+      const hand = await withBulk();
+      await hand.bulk.write(text(1, 'b'));
+      await settled(hand);
+      await hand.lane.write(Buffer.concat([text(1, 'a'), toBulk]));
+      await settled(hand);
+      await hand.bulk.write(Buffer.concat([text(1, 'c'), encodeFin(1)]));
+      assert.equal((await readAll(hand.stream)).toString(), 'abc');
+      hand.leg.abort('closed');
+    });
+
+    it('holds a FIN that overtakes the MOVE, and whole stays on a lane', async () => {
+      const hand = await withBulk();
+      await hand.bulk.write(Buffer.concat([text(1, 'b'), toSmall, text(1, 'd'), toSmall, text(1, 'f'), encodeFin(1)]));
+      await settled(hand);
+      await hand.lane.write(Buffer.concat([text(1, 'a'), toBulk, text(1, 'c'), toBulk, text(1, 'e'), toBulk]));
+      assert.equal((await readAll(hand.stream)).toString(), 'abcdef');
+      hand.leg.abort('closed');
+    });
+
+    it('lets a RESET overtake what is held, and drops what comes behind it', async () => {
+      const hand = await withBulk();
+      await hand.bulk.write(text(1, 'b'));
+      await settled(hand);
+      await hand.lane.write(encodeReset(1, 'upstream_reset'));
+      const error = await closing(hand.stream);
+      assert.ok(error instanceof StreamResetError);
+      assert.equal(error.code, 'upstream_reset');
+      await hand.lane.write(Buffer.concat([text(1, 'a'), toBulk]));
+      await hand.bulk.write(Buffer.concat([text(1, 'c'), encodeFin(1)]));
+      await settled(hand);
+      assert.equal(hand.leg.isOpen, true);
+      hand.leg.abort('closed');
+    });
+
+    it('counts bytes that are held against the credit', async () => {
+      const { leg, bulk } = await withBulk();
+      await bulk.write(Buffer.concat(Array.from({ length: 20 }, () => data(1, 16_384))));
+      await endedBy(leg, 'flow_control');
+    });
+
+    it('closes on a direction that moves without end, ends twice, or goes where no lane can be', async () => {
+      for (const bytes of [
+        Buffer.concat(Array.from({ length: 20 }, () => toSmall)),
+        Buffer.concat([encodeFin(1), encodeFin(1), ...Array.from({ length: 8 }, () => encodeFin(1))]),
+      ]) {
+        const { leg, bulk } = await withBulk();
+        await bulk.write(bytes);
+        await endedBy(leg, 'protocol_error');
+      }
+      const { leg, lane } = await withBulk();
+      await lane.write(encodeMove(1, laneName(LANE_KIND.bulk, 7)));
+      await endedBy(leg, 'protocol_error');
+    });
+
+    it('closes on a frame that does not belong on a bulk lane', async () => {
+      for (const bytes of [
+        encodeStatus(1, 'connected', 1),
+        encodeWindow(1, 1),
+        encodeReset(1, 'cancelled'),
+        encodeOpen(2, { target: target(), allowance: 1, credit: 1 }),
+      ]) {
+        const { leg, bulk } = await withBulk();
+        await bulk.write(bytes);
+        await endedBy(leg, 'protocol_error');
+      }
+    });
+
     const hostileControl: [string, Buffer, LegCloseCode][] = [
       ['a message that is not JSON', Buffer.from('\0\0\0\x01{'), 'protocol_error'],
       ['a message without a type', Buffer.from('\0\0\0\x02{}'), 'protocol_error'],
@@ -217,7 +320,7 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
     it('closes when the runner opens a transport stream that is no lane', async () => {
       const { leg, set } = await byHand();
       const stream = await set.pair.dialler.openStream({ signal: never });
-      await stream.write(Buffer.of(LANE_KIND.small, 1, 2, 3));
+      await stream.write(Buffer.of(laneName(LANE_KIND.small, 1), 1, 2, 3));
       await endedBy(leg, 'protocol_error');
     });
 

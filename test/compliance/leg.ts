@@ -248,6 +248,50 @@ export const legCompliance = (name: string, makePair: MakePair): void => {
       assert.equal(lanes, 4);
     });
 
+    it('moves a direction with bulk to a bulk lane, and back when it was idle', async () => {
+      const lane = (stream: TunnelStream): number =>
+        (stream as unknown as { sendLane: { name: number } }).sendLane.name;
+      const pair = await legs({ limits: { bulkIdleMs: 0 }, runnerHandlers: echoing });
+      const stream = open(pair);
+      const home = lane(stream);
+      const seen = new Set<number>();
+      const sent = createHash('sha256');
+      const got = createHash('sha256');
+      const reading = (async () => {
+        for await (const chunk of stream.iterator({ destroyOnReturn: false })) got.update(chunk as Buffer);
+      })();
+      for (let each = 0; each < 64; each++) {
+        const block = randomBytes(MIB);
+        sent.update(block);
+        // The idle time is 0 here: each write begins on the small lane again.
+        if (!stream.write(block)) await once(stream, 'drain');
+        seen.add(lane(stream));
+      }
+      stream.end();
+      await reading;
+      assert.equal(got.digest('hex'), sent.digest('hex'));
+      assert.ok(
+        [...seen].some((each) => each >> 4 === 2),
+        `lanes ${[...seen].join(' ')}`,
+      );
+      const small = open(pair);
+      small.end('small');
+      assert.equal((await readAll(small)).toString(), 'small');
+      assert.equal(lane(small) >> 4, home >> 4);
+    });
+
+    it('carries 40 bulky streams at once, each unchanged', async () => {
+      const pair = await legs({ runnerHandlers: echoing });
+      await Promise.all(
+        Array.from({ length: 40 }, async (_, each) => {
+          const bytes = Buffer.alloc(2 * MIB + each, each);
+          const stream = open(pair, { environmentId: `env-${each % 7}` });
+          stream.end(bytes);
+          assert.ok(bytes.equals(await readAll(stream)));
+        }),
+      );
+    });
+
     it('refuses streams above its limit with `limit`, and takes new ones when old ones end', async () => {
       const pair = await legs({ limits: { streamsPerLeg: 3 }, runnerHandlers: echoing });
       const streams = [open(pair), open(pair), open(pair)];

@@ -12,9 +12,9 @@
  *     0x04 WINDOW  credit u32, on top of what is left
  *     0x05 FIN     empty: the sender's direction ends
  *     0x06 RESET   code u8: both directions end at once
- *     0x07 MOVE    lane number u8: the sender's direction goes on there
+ *     0x07 MOVE    lane name u8: the sender's direction goes on there
  *
- * The first byte of a lane is its kind (LANE_KIND) and comes before the first frame. Types from 0x40 on are skipped
+ * The first byte of a lane is its name (LANE_KIND) and comes before the first frame. Types from 0x40 on are skipped
  * when unknown, so that later versions can add frames that may be ignored; others close the leg.
  *
  *     opener                                 other side
@@ -35,8 +35,14 @@ export const FRAME = {
   reset: 0x06,
   move: 0x07,
 } as const;
-/** First byte of a lane. */
-export const LANE_KIND = { small: 0x01, bulk: 0x02 } as const;
+/**
+ * The first byte of a lane is its name: the kind in the high half, a number in the low half. Small lanes are opened by
+ * the accepting side and used by both; bulk lanes are opened by the side that sends on them, and numbered by each.
+ */
+export const LANE_KIND = { small: 0x10, bulk: 0x20 } as const;
+export const laneName = (kind: number, number: number): number => kind | number;
+export const laneKind = (name: number): number => name & 0xf0;
+export const laneNumber = (name: number): number => name & 0x0f;
 export const OPEN_VERSION = 1;
 
 export const FRAME_HEADER_BYTES = 8;

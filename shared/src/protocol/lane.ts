@@ -18,14 +18,15 @@ export interface LaneSource {
   readonly id: number;
   /** Sources of one environment share its turns. */
   readonly turnKey: string;
-  /** The next bytes to send, at most `maxBytes` and within credit; undefined when there are none now. */
-  takePayload(maxBytes: number): Uint8Array | undefined;
+  /** The next bytes to send on `lane`, at most `maxBytes` and within credit; undefined when there are none for it now. */
+  takePayload(lane: Lane, maxBytes: number): Uint8Array | undefined;
   /** Whether `takePayload` would give something. */
-  readonly hasPayload: boolean;
+  hasPayload(lane: Lane): boolean;
 }
 
 export interface Lane {
-  /** Tunnel streams that were opened on this lane and are still there. */
+  readonly name: number;
+  /** Tunnel streams that send on this lane. */
   streams: number;
   /** Sends a small frame ahead of all DATA, in the order of the calls. */
   control(frame: Uint8Array): void;
@@ -40,7 +41,12 @@ interface Turn {
   readonly sources: LaneSource[];
 }
 
-export const createLane = (stream: TransportStream, onFailure: (error: unknown) => void, first?: Uint8Array): Lane => {
+export const createLane = (
+  name: number,
+  stream: TransportStream,
+  onFailure: (error: unknown) => void,
+  first?: Uint8Array,
+): Lane => {
   const frames: Uint8Array[] = first ? [first] : [];
   /** One turn an environment, in the order of the rounds; `turns` finds it by key. */
   const rounds: Turn[] = [];
@@ -66,14 +72,14 @@ export const createLane = (stream: TransportStream, onFailure: (error: unknown) 
       const turn = rounds.shift();
       if (!turn) return 0;
       const source = turn.sources.shift();
-      const payload = source?.takePayload(MAX_DATA_BYTES);
+      const payload = source?.takePayload(lane, MAX_DATA_BYTES);
       if (source && payload) {
         const header = Buffer.allocUnsafe(FRAME_HEADER_BYTES);
         writeFrameHeader(header, 0, source.id, FRAME.data, payload.byteLength);
         parts.push(header, payload);
       }
       if (source) {
-        if (source.hasPayload) turn.sources.push(source);
+        if (source.hasPayload(lane)) turn.sources.push(source);
         else waiting.delete(source);
       }
       if (turn.sources.length > 0) rounds.push(turn);
@@ -118,7 +124,8 @@ export const createLane = (stream: TransportStream, onFailure: (error: unknown) 
   };
   if (first) schedule();
 
-  return {
+  const lane: Lane = {
+    name,
     streams: 0,
     control(frame) {
       if (failed) return;
@@ -151,4 +158,5 @@ export const createLane = (stream: TransportStream, onFailure: (error: unknown) 
       }
     },
   };
+  return lane;
 };

@@ -7,15 +7,16 @@ import { MessageError, type ControlStream } from './control-stream.ts';
 import {
   FrameError,
   LANE_KIND,
-  encodeFin,
   encodeOpen,
   encodeReset,
   encodeStatus,
   encodeWindow,
+  laneKind,
   type FrameHandlers,
   type OpenFrame,
 } from './frames.ts';
-import { createLane, type Lane } from './lane.ts';
+import type { Lane } from './lane.ts';
+import { LaneError, createLaneSet } from './lane-set.ts';
 import type { Leg, LegEnd, LegHandlers, TunnelStream } from './leg.ts';
 import type { LegLimits } from './limits.ts';
 import type { MessageOf, OutgoingMessage } from './messages.ts';
@@ -70,15 +71,12 @@ const ignore = (): void => {};
 export const createLeg = (parts: LegParts): Leg => {
   const { connection, control, limits, clock, role } = parts;
   const streams = new Map<number, LegStream>();
-  const lanes: Lane[] = [];
-  const laneOf = new WeakMap<LegStream, Lane>();
   /** Ids count up by two; the side that accepted the leg uses the odd ones. */
   let nextId = role === 'acceptor' ? 1 : 2;
   let lastPeerId = 0;
   let granted = 0;
   let bytesSent = 0;
   let bytesReceived = 0;
-  let openingLane = false;
   let handlers: LegHandlers = {};
   let ended: LegEnd | undefined;
   /** Set once this side has said goodbye: whatever ends the connection after that, this is why. */
@@ -140,11 +138,8 @@ export const createLeg = (parts: LegParts): Leg => {
     granted -= stream.window;
     bytesSent += stream.bytesSent;
     bytesReceived += stream.bytesReceived;
-    const lane = laneOf.get(stream);
-    if (lane) lane.streams -= 1;
+    stream.sendLane.streams -= 1;
   };
-
-  const send = (stream: LegStream, frame: Uint8Array): void => laneOf.get(stream)?.control(frame);
 
   /** The window of a new stream, by what the leg has granted already. */
   const newWindow = (): number => {
@@ -157,12 +152,11 @@ export const createLeg = (parts: LegParts): Leg => {
     get leg() {
       return leg;
     },
-    largestCreditBytes: limits.largestCreditBytes,
-    ready: (stream) => laneOf.get(stream)?.ready(stream),
-    sendStatus: (stream, status, credit) => send(stream, encodeStatus(stream.id, status, credit)),
-    sendWindow: (stream, credit) => send(stream, encodeWindow(stream.id, credit)),
-    sendFin: (stream) => send(stream, encodeFin(stream.id)),
-    sendReset: (stream, code) => send(stream, encodeReset(stream.id, code)),
+    limits,
+    bulkLane: () => lanes.bulk(),
+    sendStatus: ({ id, lane }, status, credit) => lane.control(encodeStatus(id, status, credit)),
+    sendWindow: ({ id, lane }, credit) => lane.control(encodeWindow(id, credit)),
+    sendReset: ({ id, lane }, code) => lane.control(encodeReset(id, code)),
     forget: streamEnded,
     mayGrant(bytes) {
       if (granted + bytes > (limits.grantedBytesPerLeg * 3) / 4) return false;
@@ -173,11 +167,10 @@ export const createLeg = (parts: LegParts): Leg => {
     monotonic: () => clock.monotonic(),
   };
 
-  const add = (stream: LegStream, lane: Lane): void => {
+  const add = (stream: LegStream): void => {
     streams.set(stream.id, stream);
-    laneOf.set(stream, lane);
     granted += stream.window;
-    lane.streams += 1;
+    stream.lane.streams += 1;
   };
 
   const onOpen = (lane: Lane, laneLastId: number, id: number, open: OpenFrame): void => {
@@ -192,13 +185,14 @@ export const createLeg = (parts: LegParts): Leg => {
     }
     const stream = new LegStream(host, {
       id,
+      lane,
       target: open.target,
       opener: false,
       sendCredit: open.credit,
       receiveCredit: open.allowance,
       window: Math.max(newWindow(), open.allowance),
     });
-    add(stream, lane);
+    add(stream);
     if (open.target.kind === 'echo') {
       stream.accept();
       stream.pipe(stream);
@@ -219,55 +213,45 @@ export const createLeg = (parts: LegParts): Leg => {
   };
 
   const frameHandlers = (lane: Lane): FrameHandlers => {
-    let laneLastId = 0;
+    const direction = {
+      data: (id: number, bytes: Buffer, chunk: Uint8Array) =>
+        expect(find(id)?.onData(bytes, chunk, lane.name), 'flow_control', `DATA beyond credit for id ${id}`),
+      fin: (id: number) => expect(find(id)?.onFin(lane.name), 'protocol_error', 'FIN out of turn'),
+      move: (id: number, to: number) =>
+        expect(lanes.mayMoveTo(to) && (find(id)?.onMove(to, lane.name) ?? true), 'protocol_error', 'MOVE out of turn'),
+    };
+    if (laneKind(lane.name) === LANE_KIND.bulk) {
+      const misplaced = (): never => {
+        throw new LegFault('protocol_error', 'a frame that does not belong on a bulk lane');
+      };
+      return { ...direction, open: misplaced, status: misplaced, window: misplaced, reset: misplaced };
+    }
+    let lastId = 0;
     return {
+      ...direction,
       open(id, open) {
-        onOpen(lane, laneLastId, id, open);
-        laneLastId = id;
+        onOpen(lane, lastId, id, open);
+        lastId = id;
       },
       status: (id, status, credit) =>
         expect(find(id)?.onStatus(status, credit), 'protocol_error', 'STATUS out of turn'),
-      data: (id, bytes, chunk) =>
-        expect(find(id)?.onData(bytes, chunk), 'flow_control', `DATA beyond credit for id ${id}`),
       window: (id, credit) => expect(find(id)?.onWindow(credit), 'protocol_error', 'WINDOW too large'),
-      fin: (id) => expect(find(id)?.onFin(), 'protocol_error', 'FIN twice'),
       reset: (id, code) => find(id)?.onReset(code),
-      move: () => {
-        throw new LegFault('protocol_error', 'MOVE to a lane that does not exist');
-      },
     };
   };
 
-  const runLane = (transportStream: TransportStream, first?: Uint8Array): void => {
-    const lane = createLane(transportStream, fail, first);
-    lanes.push(lane);
-    lane.run(frameHandlers(lane)).then(() => fail(new LegFault('protocol_error', 'a lane ended before goodbye')), fail);
-  };
+  // Where one lost packet does not hold up the other streams, several bulk lanes are of use.
+  const separateStreams = connection.transport === 'quic' || connection.transport === 'memory';
+  const lanes = createLaneSet(
+    { connection, handlers: frameHandlers, fail, ended: () => ended !== undefined },
+    { role, limits, bulkLanes: separateStreams ? limits.bulkLanes : 1 },
+  );
 
-  const openLane = async (): Promise<void> => {
-    if (openingLane) return;
-    openingLane = true;
-    try {
-      const stream = await connection.openStream({ signal: AbortSignal.timeout(limits.handshakeTimeoutMs) });
-      if (!ended) runLane(stream, Uint8Array.of(LANE_KIND.small));
-    } finally {
-      openingLane = false;
-    }
-  };
-
-  /** Takes lanes of the peer. Only the accepting side opens small lanes. */
   const acceptLanes = async (signal: AbortSignal): Promise<void> => {
     for (let next = parts.nextStream; ; next = undefined) {
       const stream = await (next ?? connection.acceptStream({ signal }));
-      void acceptLane(stream).catch(fail);
+      void lanes.accept(stream).catch(fail);
     }
-  };
-  const acceptLane = async (stream: TransportStream): Promise<void> => {
-    const chunk = await stream.read();
-    if (chunk?.[0] !== LANE_KIND.small || role !== 'dialler' || lanes.length >= limits.smallLanes) {
-      throw new LegFault('protocol_error', `a transport stream that is no lane (first byte ${chunk?.[0]})`);
-    }
-    runLane(chunk.byteLength > 1 ? pushedBack(stream, chunk.subarray(1)) : stream);
   };
 
   const runControl = async (): Promise<void> => {
@@ -316,7 +300,7 @@ export const createLeg = (parts: LegParts): Leg => {
       acceptLanes(accepting.signal).catch((error: unknown) => {
         if (!accepting.signal.aborted) fail(error);
       });
-      if (parts.firstLane) runLane(parts.firstLane, Uint8Array.of(LANE_KIND.small));
+      if (parts.firstLane) lanes.start(parts.firstLane);
       void connection.closed.then(({ by, error }) =>
         finish(goodbye ?? { code: 'lost', by, ...(error ? { error } : {}) }),
       );
@@ -324,13 +308,8 @@ export const createLeg = (parts: LegParts): Leg => {
     openStream(target: Target, { signal }): TunnelStream {
       signal.throwIfAborted();
       if (ended || goodbye) throw new LegClosedError(ended?.code ?? 'closed', ended?.by ?? 'local', ended?.reason);
-      const lane = lanes.reduce<Lane | undefined>(
-        (best, each) => (best && best.streams <= each.streams ? best : each),
-        undefined,
-      );
+      const lane = lanes.small();
       if (streams.size >= limits.streamsPerLeg || !lane) throw new StreamRefusedError('limit');
-      if (role === 'acceptor' && lane.streams >= limits.streamsPerSmallLane && lanes.length < limits.smallLanes)
-        openLane().catch(fail);
       // What the other side grants shrinks the same way as what this side does, see newWindow.
       const allowance =
         granted < (limits.grantedBytesPerLeg * 3) / 4 ? limits.reducedCreditBytes : limits.smallestCreditBytes;
@@ -340,13 +319,14 @@ export const createLeg = (parts: LegParts): Leg => {
       nextId += 2;
       const stream = new LegStream(host, {
         id,
+        lane,
         target,
         opener: true,
         sendCredit: allowance,
         receiveCredit: window,
         window,
       });
-      add(stream, lane);
+      add(stream);
       lane.control(frame);
       const onAbort = (): void => {
         stream.destroy(signal.reason instanceof Error ? signal.reason : new StreamResetError('cancelled', 'local'));
@@ -382,22 +362,7 @@ export const createLeg = (parts: LegParts): Leg => {
 /** The fault of the peer behind `error`, or undefined when the transport failed. */
 const faultOf = (error: unknown): LegFault | undefined => {
   if (error instanceof LegFault) return error;
-  if (error instanceof FrameError) return new LegFault('protocol_error', error.message);
+  if (error instanceof FrameError || error instanceof LaneError) return new LegFault('protocol_error', error.message);
   if (error instanceof MessageError) return new LegFault(error.code, error.message);
   return undefined;
-};
-
-/** `stream`, with `bytes` to be read first. */
-const pushedBack = (stream: TransportStream, bytes: Uint8Array): TransportStream => {
-  let first: Uint8Array | undefined = bytes;
-  return {
-    read() {
-      const chunk = first;
-      first = undefined;
-      return chunk ? Promise.resolve(chunk) : stream.read();
-    },
-    write: (chunk) => stream.write(chunk),
-    finish: () => stream.finish(),
-    reset: () => stream.reset(),
-  };
 };

@@ -20,6 +20,12 @@ export interface LegLimits {
   readonly smallLanes: number;
   /** Open streams a small lane, above which the next lane is opened. */
   readonly streamsPerSmallLane: number;
+  /** Bulk lanes that each side opens where the transport has streams that do not hold each other up (QUIC). */
+  readonly bulkLanes: number;
+  /** A direction that uses up its credit twice within this time moves to a bulk lane, ms. */
+  readonly bulkAfterMs: number;
+  /** A direction on a bulk lane that sent nothing for so long goes back, ms. */
+  readonly bulkIdleMs: number;
   /** Time for a `goodbye` to reach the peer before the connection is closed, ms. */
   readonly goodbyeTimeoutMs: number;
 }
@@ -35,6 +41,9 @@ export const LEG_LIMITS: LegLimits = {
   grantedBytesPerLeg: 64 << 20,
   smallLanes: 4,
   streamsPerSmallLane: 32,
+  bulkLanes: 4,
+  bulkAfterMs: 1_000,
+  bulkIdleMs: 1_000,
   goodbyeTimeoutMs: 1_000,
 };
 

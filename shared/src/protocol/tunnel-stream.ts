@@ -7,19 +7,20 @@ import {
   type StreamRefusal,
   type StreamStatus,
 } from '../errors.ts';
-import type { LaneSource } from './lane.ts';
+import { createByteQueue, type ByteQueue } from './byte-queue.ts';
+import type { Lane, LaneSource } from './lane.ts';
 import type { IncomingTunnelStream, Leg, TunnelStream } from './leg.ts';
-import { STREAM_BUFFER_BYTES } from './limits.ts';
+import { STREAM_BUFFER_BYTES, type LegLimits } from './limits.ts';
+import { encodeFin, encodeMove } from './frames.ts';
 import type { Target } from './target.ts';
 
 /** What a stream needs of its leg. */
 export interface StreamHost {
   readonly leg: Leg;
-  /** There is something to send within credit. */
-  ready(stream: LegStream): void;
+  /** The bulk lane that a direction may move to now, if there is one. */
+  bulkLane(): Lane | undefined;
   sendStatus(stream: LegStream, status: StreamStatus, credit: number): void;
   sendWindow(stream: LegStream, credit: number): void;
-  sendFin(stream: LegStream): void;
   sendReset(stream: LegStream, code: ResetCode): void;
   /** Both directions are over: nothing more is sent or taken for the id. */
   forget(stream: LegStream): void;
@@ -28,11 +29,13 @@ export interface StreamHost {
   /** Round-trip time of the leg in ms. */
   rttMs(): number;
   monotonic(): number;
-  readonly largestCreditBytes: number;
+  readonly limits: LegLimits;
 }
 
 export interface StreamSetup {
   readonly id: number;
+  /** The lane of its OPEN. */
+  readonly lane: Lane;
   readonly target: Target;
   readonly opener: boolean;
   /** Bytes this side may send at once. */
@@ -42,6 +45,14 @@ export interface StreamSetup {
   /** Bytes the peer may have under way once the stream is connected; `receiveCredit` at the opener. */
   readonly window: number;
 }
+
+/** What came on a lane during one stay there, before the lane became current, and how the direction left it again. */
+interface EarlyStay {
+  readonly bytes: ByteQueue;
+  then: number | 'fin' | undefined;
+}
+/** Stays on one lane that may wait for their MOVE. A direction moves at most once a second; more is a broken peer. */
+const MAX_EARLY_STAYS = 8;
 
 const ignore = (): void => {};
 
@@ -55,6 +66,11 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
   /** Credit this side has given the peer in all, counted by the leg. */
   window: number;
 
+  /** The small lane of its OPEN: everything but DATA, MOVE and FIN goes there. */
+  readonly lane: Lane;
+  /** Where this side's direction goes on. */
+  sendLane: Lane;
+
   readonly #host: StreamHost;
   readonly #opener: boolean;
   #settle: { resolve: () => void; reject: (error: Error) => void } | undefined;
@@ -63,11 +79,19 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
   #chunks: Uint8Array[] = [];
   #offset = 0;
   #sendCredit: number;
+  /** Monotonic ms when the credit was last used up; a second time within `bulkAfterMs` makes the direction bulk. */
+  #exhaustedAt = -Infinity;
+  #isBulk = false;
+  #lastSentAt = 0;
   #written: ((error?: Error | null) => void) | undefined;
   #finSent = false;
 
   // Receiving: what the reader has not asked for waits here, within credit.
-  #arrived: Buffer[] = [];
+  readonly #arrived = createByteQueue();
+  /** Name of the lane on which the peer's direction goes on. */
+  #receiveLane: number;
+  /** What came on other lanes before the MOVE that names them: DATA overtakes it under load. */
+  #early: Map<number, EarlyStay[]> | undefined;
   #receiveCredit: number;
   readonly #creditOnAccept: number;
   #owed = 0;
@@ -85,6 +109,9 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     this.#host = host;
     this.id = setup.id;
     this.target = setup.target;
+    this.lane = setup.lane;
+    this.sendLane = setup.lane;
+    this.#receiveLane = setup.lane.name;
     this.turnKey = setup.target.environmentId;
     this.#opener = setup.opener;
     this.#sendCredit = setup.sendCredit;
@@ -110,7 +137,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     this.#receiveCredit += this.#creditOnAccept;
     this.#host.sendStatus(this, 'connected', this.#creditOnAccept);
     this.#settle?.resolve();
-    if (this.hasPayload) this.#host.ready(this);
+    this.#resume();
   }
 
   refuse(code: StreamRefusal): void {
@@ -141,32 +168,42 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
   }
 
   /** False: the peer sent more than its credit. */
-  onData(bytes: Buffer, chunk: Uint8Array): boolean {
+  onData(bytes: Buffer, chunk: Uint8Array, lane: number): boolean {
     if (bytes.length > this.#receiveCredit || this.#finReceived) return false;
     this.#receiveCredit -= bytes.length;
     this.bytesReceived += bytes.length;
-    if (this.#wanted) {
-      this.#wanted = this.push(bytes);
-      this.#consumed(bytes.length);
-    } else {
-      // A small piece that has to wait would hold the whole chunk that it came in.
-      this.#arrived.push(bytes.length * 2 < chunk.byteLength ? Buffer.from(bytes) : bytes);
-    }
+    if (lane === this.#receiveLane) this.#deliver(bytes, chunk);
+    else this.#earlyStay(lane)?.bytes.push(bytes, chunk);
+    return true;
+  }
+
+  /** False: the direction has ended, or left this lane in another way already. */
+  onMove(to: number, lane: number): boolean {
+    if (this.#finReceived || to === lane) return false;
+    if (lane !== this.#receiveLane) return this.#leaveEarly(lane, to);
+    this.#receiveLane = to;
+    const stay = this.#early?.get(to)?.shift();
+    if (!stay) return true;
+    for (let bytes = stay.bytes.shift(); bytes; bytes = stay.bytes.shift()) this.#deliver(bytes, bytes);
+    if (stay.then === undefined) return true;
+    return stay.then === 'fin' ? this.onFin(to) : this.onMove(stay.then, to);
+  }
+
+  /** False: the direction ended twice. */
+  onFin(lane: number): boolean {
+    if (this.#finReceived) return false;
+    if (lane !== this.#receiveLane) return this.#leaveEarly(lane, 'fin');
+    this.#finReceived = true;
+    if (this.#arrived.isEmpty) this.#pushEnd();
+    this.#checkOver();
     return true;
   }
 
   onWindow(credit: number): boolean {
     this.#sendCredit += credit;
     if (this.#sendCredit > Number.MAX_SAFE_INTEGER) return false;
-    if (this.hasPayload) this.#host.ready(this);
-    return true;
-  }
-
-  onFin(): boolean {
-    if (this.#finReceived) return false;
-    this.#finReceived = true;
-    if (this.#arrived.length === 0) this.#pushEnd();
-    this.#checkOver();
+    if (this.#isBulk && this.sendLane === this.lane) this.#moveTo(this.#host.bulkLane());
+    this.#resume();
     return true;
   }
 
@@ -180,18 +217,19 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
 
   // ---- LaneSource
 
-  get hasPayload(): boolean {
-    return this.#chunks.length > 0 && this.#sendCredit > 0 && !this.#over;
+  hasPayload(lane: Lane): boolean {
+    return lane === this.sendLane && this.#chunks.length > 0 && this.#sendCredit > 0 && !this.#over;
   }
 
-  takePayload(maxBytes: number): Uint8Array | undefined {
+  takePayload(lane: Lane, maxBytes: number): Uint8Array | undefined {
     const chunk = this.#chunks[0];
-    if (!chunk || this.#over || this.#sendCredit === 0) return undefined;
+    if (!chunk || !this.hasPayload(lane)) return undefined;
     const length = Math.min(maxBytes, this.#sendCredit, chunk.byteLength - this.#offset);
     const payload = chunk.subarray(this.#offset, this.#offset + length);
     this.#sendCredit -= length;
     this.bytesSent += length;
     this.#offset += length;
+    if (this.#sendCredit === 0) this.#exhausted();
     if (this.#offset === chunk.byteLength) {
       this.#offset = 0;
       this.#chunks.shift();
@@ -222,13 +260,18 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     this.#chunks = chunks.filter((chunk) => chunk.length > 0);
     if (this.#chunks.length === 0) return callback();
     this.#written = callback;
-    if (this.hasPayload) this.#host.ready(this);
+    if (this.sendLane !== this.lane) {
+      const now = this.#host.monotonic();
+      if (now - this.#lastSentAt >= this.#host.limits.bulkIdleMs) this.#leaveBulk();
+      this.#lastSentAt = now;
+    }
+    this.#resume();
   }
 
   override _final(callback: (error?: Error | null) => void): void {
     if (!this.#over) {
       this.#finSent = true;
-      this.#host.sendFin(this);
+      this.sendLane.control(encodeFin(this.id));
       this.#checkOver();
     }
     callback();
@@ -242,7 +285,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
       this.#wanted = this.push(bytes);
       this.#consumed(bytes.length);
     }
-    if (this.#finReceived && this.#arrived.length === 0) this.#pushEnd();
+    if (this.#finReceived && this.#arrived.isEmpty) this.#pushEnd();
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
@@ -253,10 +296,69 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     }
     this.#settle?.reject(error ?? new StreamResetError('cancelled', 'local'));
     this.#chunks = [];
-    this.#arrived = [];
+    this.#early = undefined;
+    while (this.#arrived.shift());
     if (this.#written) process.nextTick(this.#written, error ?? new StreamResetError('cancelled', 'local'));
     this.#written = undefined;
     callback(error);
+  }
+
+  #resume(): void {
+    if (this.hasPayload(this.sendLane)) this.sendLane.ready(this);
+  }
+
+  /** The credit is used up. The second time within a second the direction is bulk, and moves when credit comes back. */
+  #exhausted(): void {
+    const now = this.#host.monotonic();
+    if (now - this.#exhaustedAt <= this.#host.limits.bulkAfterMs) this.#isBulk = true;
+    this.#exhaustedAt = now;
+    this.#lastSentAt = now;
+  }
+
+  /** MOVE is the last frame on the lane that is left: what was handed to it before goes out before. */
+  #moveTo(lane: Lane | undefined): void {
+    if (!lane || lane === this.sendLane) return;
+    this.sendLane.control(encodeMove(this.id, lane.name));
+    this.sendLane.streams -= 1;
+    this.sendLane = lane;
+    lane.streams += 1;
+    this.#lastSentAt = this.#host.monotonic();
+  }
+
+  #leaveBulk(): void {
+    this.#isBulk = false;
+    this.#exhaustedAt = -Infinity;
+    this.#moveTo(this.lane);
+  }
+
+  #deliver(bytes: Buffer, chunk: Uint8Array): void {
+    if (this.#wanted) {
+      this.#wanted = this.push(bytes);
+      this.#consumed(bytes.length);
+    } else {
+      this.#arrived.push(bytes, chunk);
+    }
+  }
+
+  /** The stay on `lane` that is under way there; undefined when too many wait. */
+  #earlyStay(lane: number): EarlyStay | undefined {
+    this.#early ??= new Map();
+    const stays = this.#early.get(lane) ?? [];
+    this.#early.set(lane, stays);
+    const last = stays.at(-1);
+    if (last && last.then === undefined) return last;
+    if (stays.length >= MAX_EARLY_STAYS) return undefined;
+    const stay: EarlyStay = { bytes: createByteQueue(), then: undefined };
+    stays.push(stay);
+    return stay;
+  }
+
+  /** A MOVE or FIN on a lane that is not yet current. */
+  #leaveEarly(lane: number, then: number | 'fin'): boolean {
+    const stay = this.#earlyStay(lane);
+    if (!stay) return false;
+    stay.then = then;
+    return true;
   }
 
   #pushEnd(): void {
@@ -275,7 +377,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     if (this.#consumedSinceMark >= this.window) {
       const now = this.#host.monotonic();
       const keepsPace = now - this.#growthMark <= 2 * this.#host.rttMs();
-      if (keepsPace && this.window * 2 <= this.#host.largestCreditBytes && this.#host.mayGrant(this.window)) {
+      if (keepsPace && this.window * 2 <= this.#host.limits.largestCreditBytes && this.#host.mayGrant(this.window)) {
         credit += this.window;
         this.window *= 2;
       }
