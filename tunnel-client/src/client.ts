@@ -7,17 +7,17 @@
  *     await client.ready();
  */
 import { EventEmitter } from 'node:events';
-import * as z from 'zod';
 import { type Clock, delay, systemClock } from '../../shared/src/clock.ts';
 import { describeError } from '../../shared/src/errors.ts';
 import { ID_RULE, isId } from '../../shared/src/hostname.ts';
 import { keyFingerprint, loadOrCreateKey } from '../../shared/src/identity/keys.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
-import { type Environment, environmentSchema } from '../../shared/src/protocol/messages.ts';
+import type { Environment } from '../../shared/src/protocol/messages.ts';
 import { createAnnouncer } from './announcer.ts';
 import { createDialer, type Dialer } from './dialer.ts';
 import { keyPath } from './enrolment-store.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
+import { type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
 import { type Logger, silentLogger } from './logger.ts';
 import { createResolver } from './resolver.ts';
 import { type Running, startRunner } from './runner.ts';
@@ -31,11 +31,9 @@ import {
 
 export type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
 export { RefusedError } from '../../shared/src/errors.ts';
+export type { EnvironmentInput } from './environments.ts';
 export type { Logger } from './logger.ts';
 export type * from './status.ts';
-
-/** An environment as it is written: what has a default may be absent. */
-export type EnvironmentInput = z.input<typeof environmentSchema>;
 
 export interface RunnerOptions {
   /** `https://api.<domain>[:port]`. */
@@ -136,7 +134,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     onResult: ({ gatewayId, result }) => {
       const { id, accepted, code, message, urls } = result;
       log[accepted ? 'info' : 'warn'](
-        { environmentId: id, gatewayId, code },
+        { environmentId: id, gatewayId, code, urls: urls.map(({ url: each }) => each) },
         accepted ? 'environment accepted' : 'environment refused',
       );
       emit('environment', { id, gatewayId, accepted, code, message, urls });
@@ -150,7 +148,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     ownPorts: options.ownPorts ?? (() => []),
   });
   const environments: RunnerClient['environments'] = {
-    set: (environment) => announcer.set(environmentSchema.parse(environment)),
+    set: (environment) => announcer.set(parseEnvironment(environment)),
     delete: (id) => announcer.delete(id),
     replaceAll: (list) => announcer.replaceAll(parseEnvironments(list)),
     list: () => announcer.list(),
@@ -231,6 +229,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       })),
       environments: announcer.list().map((entry) => environmentStatus(entry, announcer.verdicts(entry.id))),
       streams: dialer.stats(),
+      ...(running?.bytes() ?? { bytesSent: 0, bytesReceived: 0 }),
       problems,
     }),
     ready: ({ signal } = {}) =>
@@ -257,18 +256,6 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     },
   };
 };
-
-/** Every environment is checked before any is used; an id may stand only once. */
-export const environmentListSchema = z.array(environmentSchema).superRefine((list, context) => {
-  const seen = new Set<string>();
-  list.forEach(({ id }, index) => {
-    if (seen.has(id))
-      context.addIssue({ code: 'custom', path: [index, 'id'], message: `environment ${id} stands twice` });
-    seen.add(id);
-  });
-});
-const parseEnvironments = (list: readonly EnvironmentInput[]): readonly Environment[] =>
-  environmentListSchema.parse(list);
 
 /** Tells the gateways, and waits until the last stream has ended or `drainMs` are over. */
 const drainLegs = async (clock: Clock, dialer: Dialer, legs: () => Leg[], drainMs: number): Promise<void> => {

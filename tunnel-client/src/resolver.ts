@@ -80,7 +80,7 @@ const waitFor = <T>(clock: Clock, host: string, answer: Promise<T>, signal: Abor
     signal.addEventListener('abort', onAbort, { once: true });
     answer.then(
       (value) => finish(() => resolve(value)),
-      (error: unknown) => finish(() => reject(error)),
+      (error: Error) => finish(() => reject(error)),
     );
   });
 

@@ -25,6 +25,8 @@ export interface Running {
   readonly enrolment: Enrolment;
   readonly quic: QuicDialer;
   readonly supervisor: Supervisor;
+  /** Payload of all legs, those that have ended included. */
+  bytes(): { bytesSent: number; bytesReceived: number };
 }
 
 export interface RunnerContext {
@@ -46,6 +48,7 @@ export const startRunner = (context: RunnerContext): Running => {
   const { url, options, clock, log, key, resolver, announcer, dialer, emit, report, updateState } = context;
   const agent =
     options.agent ?? `tunnel-client/${VERSION} node/${process.versions.node} ${process.platform}-${process.arch}`;
+  let ended = { bytesSent: 0, bytesReceived: 0 };
   const quic = createQuicDialer({ key });
   const api = createApiClient({ clock, resolver }, { url, ca: options.ca, userAgent: agent });
   const store = createEnrolmentStore({ stateDir: options.stateDir, gateway: url.origin, runnerId: options.runnerId });
@@ -103,6 +106,8 @@ export const startRunner = (context: RunnerContext): Running => {
       updateState();
     },
     onDown: (leg, { code, by, reason, error }) => {
+      const { bytesSent, bytesReceived } = leg.stats();
+      ended = { bytesSent: ended.bytesSent + bytesSent, bytesReceived: ended.bytesReceived + bytesReceived };
       announcer.removeLeg(leg);
       log.warn({ legId: leg.id, code, by, reason, err: error }, 'leg down');
       const event: LegEvent = { type: 'down', legId: leg.id, gatewayId: gatewayOf(leg), code, by, reason };
@@ -113,7 +118,12 @@ export const startRunner = (context: RunnerContext): Running => {
     onMembershipRefused: () => enrolment.renewSoon(),
     onUnreachable: context.refreshGateways,
   });
-  return { key, enrolment, quic, supervisor };
+  const bytes = (): { bytesSent: number; bytesReceived: number } =>
+    supervisor.legs().reduce((total, { leg }) => {
+      const { bytesSent, bytesReceived } = leg.stats();
+      return { bytesSent: total.bytesSent + bytesSent, bytesReceived: total.bytesReceived + bytesReceived };
+    }, ended);
+  return { key, enrolment, quic, supervisor, bytes };
 };
 
 const gatewayOf = (leg: Leg): string => (leg.greeting.type === 'welcome' ? leg.greeting.gatewayId : leg.peer.id);

@@ -55,6 +55,9 @@ export interface RunnerStatus {
   readonly legs: readonly LegStatus[];
   readonly environments: readonly EnvironmentStatus[];
   readonly streams: DialerStats;
+  /** Payload of tunnel streams since the start, over all legs. */
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
   /** The last ones, newest first. */
   readonly problems: readonly RunnerProblem[];
 }

@@ -1,0 +1,78 @@
+import { parseClientEndpoint } from '../config.ts';
+import type { EnvironmentStatus, RunnerStatus } from '../status.ts';
+import { askInternal } from './internal-client.ts';
+import { type CliIo, CommandError, EXIT } from './io.ts';
+import { type ConfigFlagsWithFile, readSources } from './sources.ts';
+import { formatBytes, formatDuration, formatTable } from './table.ts';
+
+/** Problems that are shown; all of them are in `--json`. */
+const SHOWN_PROBLEMS = 3;
+
+const environmentRows = ({ id, ports, state, code, message }: EnvironmentStatus): string[][] => {
+  const why = [code, message].filter((text) => text !== undefined).join(': ');
+  if (ports.length === 0) return [[id, '–', state, why || 'no ports are exposed']];
+  return ports.map(({ port, protocol, admission, url }, index) => [
+    index === 0 ? id : '',
+    String(port),
+    index === 0 ? state : '',
+    url === undefined ? why : `${url}  (${protocol}, ${admission})`,
+  ]);
+};
+
+/** For a person. `now` is ms since the epoch. */
+export const renderStatus = (status: RunnerStatus, now: number): string => {
+  const { organization, membershipExpiresAt: expiresAt } = status;
+  const sections = [
+    [
+      `Runner      ${status.runnerId}${organization === undefined ? '' : ` (organization ${organization})`}`,
+      `State       ${status.state}`,
+      `Gateway     ${status.gateway}`,
+      `Membership  ${expiresAt === undefined ? 'none' : `${formatDuration(expiresAt - now)} left`}`,
+    ].join('\n'),
+  ];
+  if (status.legs.length > 0) {
+    const rows = status.legs.map((leg) => [
+      leg.gatewayId,
+      leg.transport,
+      leg.remoteAddress,
+      leg.state,
+      leg.rttMs === undefined ? '–' : `${leg.rttMs.toFixed(1)} ms`,
+      String(leg.openStreams),
+      formatBytes(leg.bytesSent),
+      formatBytes(leg.bytesReceived),
+      formatDuration(leg.upForMs),
+    ]);
+    sections.push(
+      formatTable(['GATEWAY', 'TRANSPORT', 'ADDRESS', 'STATE', 'RTT', 'STREAMS', 'SENT', 'RECEIVED', 'UP'], rows),
+    );
+  }
+  sections.push(
+    status.environments.length === 0
+      ? 'No environments are announced.'
+      : formatTable(['ENVIRONMENT', 'PORT', 'STATE', 'URL'], status.environments.flatMap(environmentRows)),
+  );
+  if (status.problems.length > 0) {
+    const lines = status.problems
+      .slice(0, SHOWN_PROBLEMS)
+      .map(({ at, message }) => `  ${formatDuration(now - at)} ago  ${message}`);
+    sections.push(['Last problems', ...lines].join('\n'));
+  }
+  return `${sections.join('\n\n')}\n`;
+};
+
+export const statusCommand = async (flags: ConfigFlagsWithFile & { json?: boolean }, io: CliIo): Promise<number> => {
+  const endpoint = parseClientEndpoint(await readSources(flags, io));
+  const { status, body } = await askInternal('/status', endpoint, { authorized: true, signal: io.stop });
+  if (status !== 200) throw new CommandError(`The tunnel client answered ${status}: ${body.trim()}`);
+  io.out(flags.json ? body : renderStatus(JSON.parse(body) as RunnerStatus, Date.now()));
+  return EXIT.ok;
+};
+
+/** For container health checks: 0 when at least one leg is up. */
+export const healthCommand = async (flags: ConfigFlagsWithFile & { json?: boolean }, io: CliIo): Promise<number> => {
+  const endpoint = parseClientEndpoint(await readSources(flags, io));
+  const { status, body } = await askInternal('/readyz', endpoint, { authorized: false, signal: io.stop });
+  const state = body.trim();
+  io.out(flags.json ? `${JSON.stringify({ healthy: status === 200, state })}\n` : `${state}\n`);
+  return status === 200 ? EXIT.ok : EXIT.failed;
+};

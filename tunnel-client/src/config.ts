@@ -1,0 +1,311 @@
+/**
+ * The configuration of the command line: a YAML file, `TUNNEL_…` variables, flags; the later wins. All faults are found
+ * at once. The result is frozen and of another type than what was written.
+ */
+import { dirname, resolve } from 'node:path';
+import * as z from 'zod';
+import { ID_RULE, isId } from '../../shared/src/hostname.ts';
+import { ADMISSIONS, type Environment } from '../../shared/src/protocol/messages.ts';
+import { parseHostPort } from '../../shared/src/transport/address.ts';
+import { EMPTY_FILE, type FileContent, fileProblems, lineAt, readYaml } from './config-file.ts';
+import { parseEnvironments } from './environments.ts';
+import { parseGatewayUrl } from './gateway-url.ts';
+import { ConfigError, type Problem, suggest, zodProblems } from './problems.ts';
+
+export type InternalAddress =
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'unix'; readonly path: string };
+
+export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
+export const LOG_FORMATS = ['auto', 'human', 'json'] as const;
+
+export interface ClientConfig {
+  readonly gateway: string;
+  readonly runnerId: string;
+  readonly exchangeToken: string | undefined;
+  readonly exchangeTokenFile: string | undefined;
+  readonly stateDir: string;
+  /** Path of a PEM file. */
+  readonly ca: string | undefined;
+  readonly internal: InternalAddress;
+  readonly environments: readonly Environment[];
+  readonly drainTimeoutMs: number;
+  readonly logLevel: (typeof LOG_LEVELS)[number];
+  readonly logFormat: (typeof LOG_FORMATS)[number];
+}
+
+/** As the command line has them. */
+export interface ConfigFlags {
+  readonly gateway?: string;
+  readonly runner?: string;
+  readonly exchangeTokenFile?: string;
+  readonly stateDir?: string;
+  readonly ca?: string;
+  readonly internal?: string;
+  readonly expose?: readonly string[];
+  readonly environment?: string;
+  readonly admission?: string;
+  readonly host?: string;
+  readonly drainTimeout?: string;
+  readonly logLevel?: string;
+  readonly logFormat?: string;
+}
+
+export interface ConfigSources {
+  readonly file?: { readonly path: string; readonly text: string };
+  readonly env?: Readonly<Record<string, string | undefined>>;
+  readonly flags?: ConfigFlags;
+  /** Relative paths of variables and flags start here; those of a file at the file. */
+  readonly cwd: string;
+}
+
+export const DEFAULT_INTERNAL = '127.0.0.1:9091';
+export const DEFAULT_STATE_DIR = './runner-state';
+const DEFAULT_DRAIN_TIMEOUT = '30s';
+
+const UNITS_MS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
+const duration = z.string().transform((text, context) => {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
+  if (match) return Number(match[1]) * (UNITS_MS[match[2] ?? ''] ?? 0);
+  context.addIssue({ code: 'custom', message: 'must be a time such as 500ms, 30s or 5m' });
+  return z.NEVER;
+});
+
+/** Throws RangeError. */
+export const parseInternalAddress = (text: string): InternalAddress => {
+  if (text.startsWith('unix:')) {
+    const path = text.slice('unix:'.length);
+    if (path === '') throw new RangeError('must be unix:PATH or host:port');
+    return { kind: 'unix', path };
+  }
+  return { kind: 'tcp', ...parseHostPort(text) };
+};
+
+/** Turns the RangeError of a parser into an issue. */
+const parsedBy = <T>(parse: (text: string) => T) =>
+  z.string({ error: 'must be text' }).transform((text, context) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : 'is not valid' });
+      return z.NEVER;
+    }
+  });
+
+const missing = (what: string) => (issue: { input?: unknown }) =>
+  issue.input === undefined ? `is missing: ${what}` : 'must be text';
+
+const settingsSchema = z.object({
+  gateway: z
+    .string({ error: missing('the URL of the gateway, https://api.<domain>') })
+    .pipe(parsedBy((text) => parseGatewayUrl(text).origin)),
+  runnerId: z.string({ error: missing('the id that `gateway runner create` printed') }).refine(isId, ID_RULE),
+  exchangeToken: z.string().min(1).optional(),
+  exchangeTokenFile: z.string().min(1).optional(),
+  stateDir: z.string().min(1),
+  ca: z.string().min(1).optional(),
+  internal: parsedBy(parseInternalAddress),
+  drainTimeout: duration,
+  logLevel: z.enum(LOG_LEVELS),
+  logFormat: z.enum(LOG_FORMATS),
+});
+type SettingKey = keyof typeof settingsSchema.shape;
+
+const SETTING_KEYS = Object.keys(settingsSchema.shape) as SettingKey[];
+const FILE_KEYS: readonly string[] = [...SETTING_KEYS, 'environments'];
+const PATH_KEYS: readonly SettingKey[] = ['exchangeTokenFile', 'stateDir', 'ca'];
+const FLAG_NAMES: Readonly<Partial<Record<SettingKey, keyof ConfigFlags>>> = {
+  gateway: 'gateway',
+  runnerId: 'runner',
+  exchangeTokenFile: 'exchangeTokenFile',
+  stateDir: 'stateDir',
+  ca: 'ca',
+  internal: 'internal',
+  drainTimeout: 'drainTimeout',
+  logLevel: 'logLevel',
+  logFormat: 'logFormat',
+};
+
+const kebab = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+/** `exchangeTokenFile` → `TUNNEL_EXCHANGE_TOKEN_FILE`. */
+const variableOf = (key: string): string => `TUNNEL_${kebab(key).replaceAll('-', '_').toUpperCase()}`;
+
+// ---- environments
+
+const checkEnvironments = (
+  input: unknown,
+): { environments: readonly Environment[]; problems: (Problem & { parts: PropertyKey[] })[] } => {
+  try {
+    return { environments: parseEnvironments(input), problems: [] };
+  } catch (error) {
+    if (!(error instanceof z.ZodError)) throw error;
+    return { environments: [], problems: zodProblems(error, ['environments']) };
+  }
+};
+
+/** The environments of a configuration file; what else stands there is left alone. Throws {@link ConfigError}. */
+export const parseEnvironmentsOfFile = (file: { path: string; text: string }): readonly Environment[] => {
+  const content = readYaml(file.text);
+  const { environments, problems } = checkEnvironments(content.values['environments'] ?? []);
+  const all = [
+    ...fileProblems(content, FILE_KEYS),
+    ...problems.map((problem) => ({ ...problem, ...lineAt(content, problem.parts) })),
+  ];
+  if (all.length > 0) throw new ConfigError(all, { source: file.path });
+  return environments;
+};
+
+const FLAG_OF_ENVIRONMENT: Readonly<Record<string, string>> = { id: '--environment', host: '--host' };
+
+/** One environment from `--expose 3000[:https]` and its companions, checked with the others later. */
+const exposedByFlags = (flags: ConfigFlags, runnerId: unknown): { environment?: unknown; problems: Problem[] } => {
+  const problems: Problem[] = [];
+  const expose = flags.expose ?? [];
+  if (expose.length === 0) {
+    for (const flag of ['environment', 'admission', 'host'] as const) {
+      if (flags[flag] !== undefined) problems.push({ path: `--${flag}`, message: 'says something only with --expose' });
+    }
+    return { problems };
+  }
+  if (flags.admission !== undefined && !(ADMISSIONS as readonly string[]).includes(flags.admission)) {
+    problems.push({ path: '--admission', message: `must be one of ${ADMISSIONS.join(', ')}` });
+  }
+  const admission = problems.length === 0 ? flags.admission : undefined;
+  const ports = expose.flatMap((text) => {
+    const match = /^(\d{1,5})(?::(http|https))?$/.exec(text);
+    if (!match) {
+      problems.push({ path: '--expose', message: `"${text}" must be PORT, PORT:http or PORT:https` });
+      return [];
+    }
+    return [
+      { port: Number(match[1]), protocol: match[2] ?? 'http', ...(admission === undefined ? {} : { admission }) },
+    ];
+  });
+  const id = flags.environment ?? runnerId;
+  return { environment: { id, ...(flags.host === undefined ? {} : { host: flags.host }), ports }, problems };
+};
+
+// ---- all of it
+
+interface Settings {
+  readonly values: Record<string, unknown>;
+  /** Who said it, for messages: the key itself, a variable, or a flag. */
+  readonly names: Record<string, string>;
+}
+
+const mergeSettings = (sources: ConfigSources, file: FileContent): Settings => {
+  const values: Record<string, unknown> = {
+    stateDir: DEFAULT_STATE_DIR,
+    internal: DEFAULT_INTERNAL,
+    drainTimeout: DEFAULT_DRAIN_TIMEOUT,
+    logLevel: 'info',
+    logFormat: 'auto',
+  };
+  const names: Record<string, string> = {};
+  const put = (key: SettingKey, value: unknown, name: string, base: string): void => {
+    if (value === undefined || value === null || value === '') return;
+    values[key] = PATH_KEYS.includes(key) && typeof value === 'string' ? resolve(base, value) : value;
+    names[key] = name;
+  };
+  values['stateDir'] = resolve(sources.cwd, DEFAULT_STATE_DIR);
+  for (const key of SETTING_KEYS) {
+    put(key, file.values[key], key, sources.file ? dirname(resolve(sources.cwd, sources.file.path)) : sources.cwd);
+    put(key, sources.env?.[variableOf(key)], variableOf(key), sources.cwd);
+    const flag = FLAG_NAMES[key];
+    if (flag) put(key, sources.flags?.[flag], `--${kebab(flag)}`, sources.cwd);
+  }
+  return { values, names };
+};
+
+/** Variables that look like ours and are not: other programs may own them, so they are only mentioned. */
+export const suspiciousVariables = (env: Readonly<Record<string, string | undefined>>): string[] => {
+  const known = [...SETTING_KEYS.map(variableOf), 'TUNNEL_CONFIG', 'TUNNEL_ENVIRONMENTS'];
+  return Object.keys(env).flatMap((name) => {
+    if (!name.startsWith('TUNNEL_') || known.includes(name)) return [];
+    const meant = suggest(name, known);
+    return meant === undefined ? [] : [`the variable ${name} is not used; did you mean ${meant}?`];
+  });
+};
+
+const environmentsOfVariable = (text: string | undefined): { list: unknown[]; problems: Problem[] } => {
+  if (text === undefined || text === '') return { list: [], problems: [] };
+  try {
+    const list: unknown = JSON.parse(text);
+    if (Array.isArray(list)) return { list, problems: [] };
+  } catch {
+    // Reported below, without the text.
+  }
+  return { list: [], problems: [{ path: 'TUNNEL_ENVIRONMENTS', message: 'must be a JSON array of environments' }] };
+};
+
+/** Throws {@link ConfigError} with everything that is wrong. */
+export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
+  const file = sources.file ? readYaml(sources.file.text) : EMPTY_FILE;
+  const { values, names } = mergeSettings(sources, file);
+  const settings = settingsSchema.safeParse(values);
+  const flagged = exposedByFlags(sources.flags ?? {}, values['runnerId']);
+  const variable = environmentsOfVariable(sources.env?.['TUNNEL_ENVIRONMENTS']);
+  const inFile: unknown = file.values['environments'] ?? [];
+  const list: unknown = Array.isArray(inFile)
+    ? [...(inFile as unknown[]), ...variable.list, ...(flagged.environment === undefined ? [] : [flagged.environment])]
+    : inFile;
+  const checked = checkEnvironments(list);
+
+  const problems: Problem[] = [...fileProblems(file, FILE_KEYS)];
+  // A file that cannot be read says nothing of what is missing.
+  if (file.problems.length === 0) {
+    for (const problem of settings.success ? [] : zodProblems(settings.error)) {
+      const name = names[problem.path] ?? problem.path;
+      problems.push({
+        path: name,
+        message: problem.message,
+        ...(name === problem.path ? lineAt(file, problem.parts) : {}),
+      });
+    }
+  }
+  problems.push(...flagged.problems, ...variable.problems);
+  const flaggedAt = flagged.environment !== undefined && Array.isArray(list) ? list.length - 1 : undefined;
+  for (const { parts, path, message } of checked.problems) {
+    if (parts[1] !== flaggedAt || flaggedAt === undefined) problems.push({ path, message, ...lineAt(file, parts) });
+    // An id that is the runner's was already spoken of.
+    else if (parts[2] !== 'id' || sources.flags?.environment !== undefined) {
+      problems.push({ path: FLAG_OF_ENVIRONMENT[String(parts[2])] ?? '--expose', message });
+    }
+  }
+  if (values['exchangeToken'] !== undefined && values['exchangeTokenFile'] !== undefined) {
+    problems.push({
+      path: names['exchangeToken'] ?? 'exchangeToken',
+      message: 'stands beside exchangeTokenFile; keep one',
+    });
+  }
+  if (problems.length > 0 || !settings.success) {
+    throw new ConfigError(problems, sources.file ? { source: sources.file.path } : {});
+  }
+  const { drainTimeout, exchangeToken, exchangeTokenFile, ca, ...rest } = settings.data;
+  return deepFreeze({
+    ...rest,
+    exchangeToken,
+    exchangeTokenFile,
+    ca,
+    drainTimeoutMs: drainTimeout,
+    environments: checked.environments,
+  });
+};
+
+/** Where a running client is asked, of the same sources; what else is wrong there does not matter for that. */
+export const parseClientEndpoint = (sources: ConfigSources): Pick<ClientConfig, 'stateDir' | 'internal'> => {
+  const file = sources.file ? readYaml(sources.file.text) : EMPTY_FILE;
+  const { values, names } = mergeSettings(sources, file);
+  const parsed = settingsSchema.pick({ stateDir: true, internal: true }).safeParse(values);
+  if (parsed.success) return parsed.data;
+  throw new ConfigError(
+    zodProblems(parsed.error).map(({ path, message }) => ({ path: names[path] ?? path, message })),
+    sources.file ? { source: sources.file.path } : {},
+  );
+};
+
+const deepFreeze = <T extends object>(value: T): T => {
+  for (const inner of Object.values(value))
+    if (typeof inner === 'object' && inner !== null) deepFreeze(inner as object);
+  return Object.freeze(value);
+};

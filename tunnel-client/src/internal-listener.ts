@@ -1,0 +1,229 @@
+/**
+ * The client's own HTTP, for the machine it runs on:
+ *
+ *     GET /livez /readyz /metrics         open
+ *     GET PUT /environments               { "environments": [ … ] }; PUT replaces all of them
+ *     GET /status                         what `status()` says
+ *     GET /events                         server-sent events: status, state, leg, environment, error
+ *
+ * All but the first line need the token of `<stateDir>/internal.token` or a Unix socket. An environment of the same
+ * machine, and a web page in a browser on it, can reach the address too: so a Host that is not the listener's and a
+ * foreign Origin are refused before anything else.
+ */
+import { once } from 'node:events';
+import { chmod, unlink } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { type AddressInfo, connect } from 'node:net';
+import * as z from 'zod';
+import { formatHostPort } from '../../shared/src/transport/address.ts';
+import type { EnvironmentInput, RunnerClient } from './client.ts';
+import type { InternalAddress } from './config.ts';
+import { isAuthorized } from './internal-token.ts';
+import { machineAddresses } from './ip-address.ts';
+import type { Logger } from './logger.ts';
+import { renderMetrics } from './metrics.ts';
+import { zodProblems } from './problems.ts';
+import { createEventStream } from './event-stream.ts';
+
+/** Largest body of a PUT, bytes: 1,000 environments of 4 KiB. Beyond it 413. */
+const MAX_BODY_BYTES = 4 << 20;
+/** Connections at once; who watches is a handful. Beyond it they are closed. */
+const MAX_CONNECTIONS = 128;
+/** For the head of a request, and for all of it, ms. */
+const REQUEST_TIMEOUT_MS = 15_000;
+
+export interface InternalListener {
+  /** `host:port` or `unix:path`. */
+  readonly address: string;
+  /** The TCP port, for the dialer to keep away from; undefined for a Unix socket. */
+  readonly port: number | undefined;
+  close(): Promise<void>;
+}
+
+export interface InternalListenerDeps {
+  readonly client: RunnerClient;
+  readonly token: string;
+  readonly log: Logger;
+}
+
+class HttpProblem extends Error {
+  override readonly name = 'HttpProblem';
+  readonly status: number;
+  readonly code: string;
+  readonly problems: unknown;
+  constructor(status: number, code: string, message: string, problems?: unknown) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.problems = problems;
+  }
+}
+
+const sendJson = (response: ServerResponse, status: number, body: unknown): void => {
+  const text = `${JSON.stringify(body, null, 2)}\n`;
+  response
+    .writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) })
+    .end(text);
+};
+const sendText = (response: ServerResponse, status: number, text: string, type = 'text/plain; charset=utf-8'): void => {
+  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(text) }).end(text);
+};
+
+/** Values of `Host` that mean this listener. */
+const ownAuthorities = (bound: AddressInfo): ReadonlySet<string> => {
+  const isWildcard = bound.address === '::' || bound.address === '0.0.0.0';
+  const hosts = isWildcard ? machineAddresses() : [bound.address];
+  return new Set(['localhost', ...hosts].map((host) => formatHostPort(host, bound.port).toLowerCase()));
+};
+
+const readBody = async (request: IncomingMessage): Promise<unknown> => {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > MAX_BODY_BYTES)
+      throw new HttpProblem(413, 'too_large', `the body has more than ${MAX_BODY_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  } catch {
+    throw new HttpProblem(400, 'invalid', 'the body is not JSON');
+  }
+};
+
+const putEnvironments = async (client: RunnerClient, request: IncomingMessage): Promise<void> => {
+  // A web page cannot send this type without asking first (CORS).
+  if (!/^application\/json\s*(?:;|$)/i.test(request.headers['content-type'] ?? '')) {
+    throw new HttpProblem(415, 'unsupported_media_type', 'the body has to be application/json');
+  }
+  const body = z.object({ environments: z.array(z.unknown()) }).safeParse(await readBody(request));
+  if (!body.success) throw new HttpProblem(400, 'invalid', 'the body must be { "environments": [ … ] }');
+  try {
+    client.environments.replaceAll(body.data.environments as EnvironmentInput[]);
+  } catch (error) {
+    if (!(error instanceof z.ZodError)) throw error;
+    const problems = zodProblems(error, ['environments']).map(({ path, message }) => ({ path, message }));
+    throw new HttpProblem(400, 'invalid', 'the environments are not valid; nothing was changed', problems);
+  }
+};
+
+/** Listens, or throws the error of the listener (EADDRINUSE …). */
+export const listenInternal = async (
+  deps: InternalListenerDeps,
+  address: InternalAddress,
+): Promise<InternalListener> => {
+  const { client, token, log } = deps;
+  const server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS });
+  server.maxConnections = MAX_CONNECTIONS;
+  const bound = await listen(server, address);
+  const events = createEventStream(client);
+
+  const guard = (request: IncomingMessage): void => {
+    if (bound && !ownAuthorities(bound).has((request.headers.host ?? '').toLowerCase())) {
+      throw new HttpProblem(403, 'forbidden_host', 'the Host is not that of this listener');
+    }
+    const { origin } = request.headers;
+    if (origin !== undefined && origin !== `http://${request.headers.host}`) {
+      throw new HttpProblem(403, 'forbidden_origin', 'requests of other origins are refused');
+    }
+  };
+  const authorize = (request: IncomingMessage): void => {
+    if (address.kind === 'unix' || isAuthorized(request.headers.authorization, token)) return;
+    throw new HttpProblem(
+      401,
+      'unauthorized',
+      'needs Authorization: Bearer with the token in <stateDir>/internal.token',
+    );
+  };
+
+  const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    guard(request);
+    const path = (request.url ?? '/').split('?', 1)[0];
+    const method = request.method === 'HEAD' ? 'GET' : request.method;
+    const route = `${method} ${path}`;
+    if (route === 'GET /livez') return sendText(response, 200, 'ok\n');
+    if (route === 'GET /readyz') {
+      const { state } = client.status();
+      return sendText(response, state === 'online' ? 200 : 503, `${state}\n`);
+    }
+    if (route === 'GET /metrics') {
+      return sendText(response, 200, renderMetrics(client.status()), 'text/plain; version=0.0.4; charset=utf-8');
+    }
+    authorize(request);
+    if (route === 'GET /status') return sendJson(response, 200, client.status());
+    if (route === 'GET /events') return events.subscribe(response);
+    if (route === 'PUT /environments') await putEnvironments(client, request);
+    if (path === '/environments' && (method === 'GET' || method === 'PUT')) {
+      return sendJson(response, 200, { environments: client.status().environments });
+    }
+    if (path === '/status' || path === '/events' || path === '/environments') {
+      response.setHeader('allow', path === '/environments' ? 'GET, PUT' : 'GET');
+      throw new HttpProblem(405, 'method_not_allowed', 'this method is not allowed here');
+    }
+    throw new HttpProblem(404, 'not_found', 'there is nothing here');
+  };
+
+  server.on('request', (request, response) => {
+    response.setHeader('cache-control', 'no-store');
+    response.setHeader('x-content-type-options', 'nosniff');
+    answer(request, response).catch((error: unknown) => {
+      if (!(error instanceof HttpProblem)) log.error({ err: error }, 'a request to the internal listener failed');
+      if (response.headersSent || response.destroyed) return void response.destroy();
+      const known = error instanceof HttpProblem ? error : new HttpProblem(500, 'internal', 'the request failed');
+      // What is left of the body is not read: the connection ends with the answer.
+      if (!request.complete) response.setHeader('connection', 'close');
+      const { status, code, message, problems } = known;
+      sendJson(response, status, { error: { code, message, ...(problems === undefined ? {} : { problems }) } });
+    });
+  });
+
+  server.on('error', (error) => log.error({ err: error }, 'the internal listener has a problem'));
+  const text = address.kind === 'unix' ? `unix:${address.path}` : formatHostPort(address.host, bound?.port ?? 0);
+  let closing: Promise<void> | undefined;
+  const close = async (): Promise<void> => {
+    events.close();
+    server.close();
+    server.closeAllConnections();
+    await once(server, 'close');
+  };
+  return { address: text, port: bound?.port, close: () => (closing ??= close()) };
+};
+
+const tryListen = async (server: ReturnType<typeof createServer>, address: InternalAddress): Promise<void> => {
+  server.listen(address.kind === 'unix' ? { path: address.path } : { host: address.host, port: address.port });
+  // Rejects with the listener's error.
+  await once(server, 'listening');
+};
+
+/** Whether anybody answers at a Unix socket. */
+const isAlive = (path: string): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connect({ path });
+    socket.once('error', () => resolve(false));
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+  });
+
+const listen = async (
+  server: ReturnType<typeof createServer>,
+  address: InternalAddress,
+): Promise<AddressInfo | undefined> => {
+  if (address.kind === 'tcp') {
+    await tryListen(server, address);
+    return server.address() as AddressInfo;
+  }
+  try {
+    await tryListen(server, address);
+  } catch (error) {
+    const isInUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
+    if (!isInUse || (await isAlive(address.path))) throw error;
+    // Left behind by a process that was killed.
+    await unlink(address.path);
+    await tryListen(server, address);
+  }
+  await chmod(address.path, 0o600);
+  return undefined;
+};

@@ -1,0 +1,66 @@
+/** The client's metrics in the Prometheus text format (version 0.0.4), without a library: a runner embeds this. */
+import type { RunnerStatus } from './status.ts';
+
+type Labels = Readonly<Record<string, string>>;
+type Sample = readonly [labels: Labels, value: number];
+
+const escapeLabel = (value: string): string =>
+  value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
+
+const family = (name: string, type: 'counter' | 'gauge', help: string, samples: readonly Sample[]): string => {
+  const lines = samples.map(([labels, value]) => {
+    const pairs = Object.entries(labels).map(([label, text]) => `${label}="${escapeLabel(text)}"`);
+    return `${name}${pairs.length > 0 ? `{${pairs.join(',')}}` : ''} ${value}`;
+  });
+  return [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...lines, ''].join('\n');
+};
+
+const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
+
+export const renderMetrics = (status: RunnerStatus): string => {
+  const transports = [...new Set(['quic', ...status.legs.map(({ transport }) => transport)])];
+  const count = (state: string): number => status.environments.filter((entry) => entry.state === state).length;
+  const prefix = 'gitpod_tunnel_client';
+  return [
+    family(`${prefix}_online`, 'gauge', 'Whether at least one leg is up.', [[{}, status.state === 'online' ? 1 : 0]]),
+    family(
+      `${prefix}_legs`,
+      'gauge',
+      'Legs that are up.',
+      transports.map((transport) => [{ transport }, status.legs.filter((leg) => leg.transport === transport).length]),
+    ),
+    family(
+      `${prefix}_leg_rtt_seconds`,
+      'gauge',
+      'Round-trip time of each leg, in the order they came up.',
+      status.legs.flatMap(({ rttMs }, index): Sample[] =>
+        rttMs === undefined ? [] : [[{ leg: String(index) }, rttMs / 1_000]],
+      ),
+    ),
+    family(`${prefix}_tunnel_streams_open`, 'gauge', 'Tunnel streams that are open.', [
+      [{}, sum(status.legs.map(({ openStreams }) => openStreams))],
+    ]),
+    family(
+      `${prefix}_tunnel_streams_total`,
+      'counter',
+      'Tunnel streams by how they were answered.',
+      Object.entries(status.streams.answered).map(([result, value]) => [{ result }, value]),
+    ),
+    family(`${prefix}_tunnel_bytes_total`, 'counter', 'Payload of tunnel streams.', [
+      [{ direction: 'sent' }, status.bytesSent],
+      [{ direction: 'received' }, status.bytesReceived],
+    ]),
+    family(
+      `${prefix}_environments`,
+      'gauge',
+      'Announced environments by what the gateways made of them.',
+      ['accepted', 'refused', 'pending'].map((state) => [{ state }, count(state)]),
+    ),
+    family(
+      `${prefix}_membership_expiry_timestamp_seconds`,
+      'gauge',
+      'When the membership ends, seconds since the epoch.',
+      status.membershipExpiresAt === undefined ? [] : [[{}, status.membershipExpiresAt / 1_000]],
+    ),
+  ].join('');
+};
