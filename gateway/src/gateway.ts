@@ -348,13 +348,11 @@ const start = async (
     quic: bound.quic.map(({ address }) => address),
     internal: internal.address,
   };
-  log.info({ gatewayId: membership.gatewayId, domains: config.domains, ...addresses }, 'the gateway serves');
 
   const hurry = new AbortController();
   const drain = async (drainTimeoutMs: number): Promise<void> => {
     notReady = 'draining';
     metrics.setUp(false);
-    log.info({ drainDelayMs: config.drainDelayMs, drainTimeoutMs }, 'the gateway drains');
     // Load balancers notice; everything is still served.
     await delay(clock, config.drainDelayMs, hurry.signal);
     registry.drain(drainTimeoutMs);
@@ -373,7 +371,6 @@ const start = async (
     notReady = 'closed';
     metrics.setUp(false);
     await closers.run();
-    log.info({ gatewayId: membership.gatewayId }, 'the gateway has ended');
   };
   return {
     id: membership.gatewayId,

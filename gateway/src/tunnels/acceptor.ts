@@ -120,10 +120,8 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
     };
     if (error instanceof RefusedError) {
       // `draining` is what a gateway that goes away says to everybody.
-      log[error.code === 'draining' ? 'info' : 'warn'](
-        { ...fields, code: error.code, reason: error.message },
-        'leg refused',
-      );
+      const level = error.code === 'draining' ? 'info' : 'warn';
+      log[level]({ ...fields, code: error.code, reason: describeError(error) }, 'leg refused');
     } else if (error instanceof TransportError || error instanceof LegClosedError) {
       log.info({ ...fields, reason: describeError(error) }, 'handshake not finished');
     } else {

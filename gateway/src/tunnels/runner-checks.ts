@@ -72,8 +72,8 @@ export const createRunnerChecks = (deps: {
       const code = refusalOf(runner, peer.publicKey);
       if (!code) return;
       if (code !== 'key_mismatch') throw new RefusedError(code);
-      // The peer is told its own key only.
-      const cause = new Error(`on record is ${runner?.publicKey ? keyFingerprint(runner.publicKey) : 'none'}`);
+      // The peer is told of its own key only; the log also has the cause.
+      const cause = new Error(`on record is ${runner?.publicKey ? keyFingerprint(runner.publicKey) : 'no key'}`);
       const detail = `the key ${keyFingerprint(peer.publicKey)} is not the one on record`;
       throw new RefusedError(code, { detail, cause });
     },
