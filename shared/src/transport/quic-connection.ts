@@ -7,8 +7,9 @@ import type { NativeConnection, NativeStream } from './quic-native.ts';
 import { createQuicStream } from './quic-stream.ts';
 
 /**
- * Hands out native streams one by one. A native call for one cannot be cancelled, so what arrives for a caller that
- * has given up waits for the next: at most one per caller that gave up.
+ * Hands out native streams one by one. A native call for one cannot be cancelled, so a stream that arrives after its
+ * caller has given up waits for the next caller. One call at a time: calls side by side settle in any order, and a
+ * stream opens those with lower numbers with it (RFC 9000 section 2.1), which the peer would then see without a byte.
  */
 const createStreamSource = (
   take: () => Promise<NativeStream>,
@@ -20,8 +21,8 @@ const createStreamSource = (
     readonly reject: (error: Error) => void;
   }
   const waiting = new Set<Waiter>();
-  const spare: NativeStream[] = [];
-  let calls = 0;
+  let spare: NativeStream | undefined;
+  let calling = false;
 
   const settleFirst = (act: (waiter: Waiter) => void): boolean => {
     for (const waiter of waiting) {
@@ -32,15 +33,18 @@ const createStreamSource = (
     return false;
   };
   const call = (): void => {
-    calls++;
+    if (calling || waiting.size === 0) return;
+    calling = true;
     take().then(
       (native) => {
-        calls--;
-        if (!settleFirst((waiter) => waiter.resolve(native))) spare.push(native);
+        calling = false;
+        if (!settleFirst((waiter) => waiter.resolve(native))) spare = native;
+        call();
       },
       (cause: unknown) => {
-        calls--;
+        calling = false;
         settleFirst((waiter) => waiter.reject(failed(cause)));
+        call();
       },
     );
   };
@@ -48,8 +52,11 @@ const createStreamSource = (
   return {
     next: (signal: AbortSignal): Promise<TransportStream> => {
       if (signal.aborted) return Promise.reject(signal.reason as Error);
-      const ready = spare.shift();
-      if (ready !== undefined) return Promise.resolve(wrap(ready));
+      if (spare !== undefined) {
+        const ready = spare;
+        spare = undefined;
+        return Promise.resolve(wrap(ready));
+      }
       return new Promise((resolve, reject) => {
         const onAbort = (): void => {
           waiting.delete(waiter);
@@ -65,11 +72,11 @@ const createStreamSource = (
         };
         waiting.add(waiter);
         signal.addEventListener('abort', onAbort, { once: true });
-        if (calls < waiting.size) call();
+        call();
       });
     },
     fail: (error: TransportError): void => {
-      spare.length = 0;
+      spare = undefined;
       while (settleFirst((waiter) => waiter.reject(error)));
     },
   };
