@@ -109,7 +109,10 @@ const childEnvironment = (): NodeJS.ProcessEnv =>
 const printUrls = (settings: DemoSettings): void => {
   const port = settings.httpsPort === 443 ? '' : `:${settings.httpsPort}`;
   const url = `https://${settings.appPort}--demo.gateway.localhost${port}/`;
-  const here = (path: string): string => relative(process.cwd(), path) || '.';
+  const here = (path: string): string => {
+    const short = relative(process.cwd(), path);
+    return short.startsWith('..') ? path : short;
+  };
   const certificate = here(join(settings.stateDir, 'self-signed/certificate.pem'));
   say(`
   Open    ${url}
