@@ -1,0 +1,110 @@
+/**
+ * The command line of the gateway. Results go to stdout, errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+ */
+import { Command, CommanderError, Option } from 'commander';
+import { describeError, RefusedError } from '../../../shared/src/errors.ts';
+import { ConfigError } from '../config.ts';
+import { DirectoryConflictError } from '../directory/directory.ts';
+import type { CliWorld } from './context.ts';
+import { listEnvironments, moveEnvironment, releaseEnvironment } from './environment.ts';
+import { checkHealth } from './health.ts';
+import { createRunner, createToken, listRunners, revokeRunner } from './runner.ts';
+import { serve } from './serve.ts';
+
+export type { CliWorld } from './context.ts';
+
+const EXIT_FAILED = 1;
+const EXIT_USAGE = 2;
+
+/** A sentence, with those of its causes. Errors of listeners bring one in `problem`. */
+const explain = (error: unknown): string => {
+  if (error instanceof ConfigError) return error.message;
+  if (error instanceof RefusedError && error.code === 'runner_unknown') {
+    return 'There is no runner with this id. See: gateway runner list';
+  }
+  if (error instanceof Error && 'problem' in error && typeof error.problem === 'string') return error.problem;
+  return describeError(error);
+};
+
+/** Faults of the program show where they come from; foreseen ones would only bury their sentence. */
+const isForeseen = (error: unknown): boolean =>
+  error instanceof ConfigError ||
+  error instanceof RefusedError ||
+  error instanceof DirectoryConflictError ||
+  (error instanceof Error && !['TypeError', 'ReferenceError', 'RangeError', 'AssertionError'].includes(error.name));
+
+const configOption = (): Option => new Option('--config <file>', 'configuration file (also GATEWAY_CONFIG)');
+const jsonOption = (): Option => new Option('--json', 'print JSON');
+const tokenFileOption = (): Option =>
+  new Option('--token-file <file>', 'write the token to a new file instead of printing it');
+
+const addCommand = (parent: Command, name: string, description: string, options: readonly Option[] = []): Command => {
+  const command = parent.command(name).description(description).addOption(configOption());
+  for (const option of options) command.addOption(option);
+  return command;
+};
+
+const addRunnerCommands = (program: Command, world: CliWorld): void => {
+  const runner = program.command('runner').description('create and manage runners');
+  addCommand(runner, 'create', 'register a runner and make the token it joins with', [tokenFileOption(), jsonOption()])
+    .requiredOption('--name <name>', 'for people')
+    .option('--org <organization>', 'organization of the runner and its environments')
+    .action((options: Parameters<typeof createRunner>[1]) => createRunner(world, options));
+  addCommand(runner, 'list', 'list runners', [jsonOption()]).action((options: Parameters<typeof listRunners>[1]) =>
+    listRunners(world, options),
+  );
+  addCommand(runner, 'token', 'make a new token for a known runner', [tokenFileOption(), jsonOption()])
+    .argument('<id>', 'id of the runner')
+    .action((id: string, options: Parameters<typeof createToken>[2]) => createToken(world, id, options));
+  addCommand(runner, 'revoke', 'refuse a runner from now on', [jsonOption()])
+    .argument('<id>', 'id of the runner')
+    .action((id: string, options: Parameters<typeof revokeRunner>[2]) => revokeRunner(world, id, options));
+};
+
+const addEnvironmentCommands = (program: Command, world: CliWorld): void => {
+  const environment = program.command('environment').description('who holds which environment name');
+  addCommand(environment, 'list', 'list environments', [jsonOption()])
+    .option('--runner <id>', 'only those of this runner')
+    .action((options: Parameters<typeof listEnvironments>[1]) => listEnvironments(world, options));
+  addCommand(environment, 'release', 'give a name up, for any runner to take', [jsonOption()])
+    .argument('<id>', 'id of the environment')
+    .action((id: string, options: Parameters<typeof releaseEnvironment>[2]) => releaseEnvironment(world, id, options));
+  addCommand(environment, 'move', 'give a name to another runner of the same organization', [jsonOption()])
+    .argument('<id>', 'id of the environment')
+    .requiredOption('--to <runner>', 'id of the runner')
+    .action((id: string, options: Parameters<typeof moveEnvironment>[2]) => moveEnvironment(world, id, options));
+};
+
+const createProgram = (world: CliWorld): Command => {
+  const program = new Command('gateway')
+    .description('Carries HTTPS from the internet through tunnels to environments in private networks')
+    .configureOutput({
+      writeOut: (text) => void world.stdout.write(text),
+      writeErr: (text) => void world.stderr.write(text),
+    })
+    .exitOverride()
+    .showHelpAfterError('(add --help for more)');
+  addCommand(program, 'serve', 'run the gateway').action((options: Parameters<typeof serve>[1]) =>
+    serve(world, options),
+  );
+  addRunnerCommands(program, world);
+  addEnvironmentCommands(program, world);
+  addCommand(program, 'health', 'ask the running gateway whether it is ready', [jsonOption()]).action(
+    (options: Parameters<typeof checkHealth>[1]) => checkHealth(world, options),
+  );
+  return program;
+};
+
+/** Runs one command. `argv` is without program and script. Resolves with the exit code, never rejects. */
+export const runCli = async (argv: readonly string[], world: CliWorld): Promise<number> => {
+  try {
+    await createProgram(world).parseAsync([...argv], { from: 'user' });
+    return 0;
+  } catch (error) {
+    // Help that was asked for has exit code 0; the text is written already.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_USAGE;
+    world.stderr.write(`gateway: ${explain(error)}\n`);
+    if (!isForeseen(error) && error instanceof Error) world.stderr.write(`${error.stack ?? ''}\n`);
+    return EXIT_FAILED;
+  }
+};

@@ -1,0 +1,45 @@
+/** `gateway serve` */
+import { once } from 'node:events';
+import { formatHostPort } from '../../../shared/src/transport/address.ts';
+import { createLogger } from '../observability/log.ts';
+import type { Logger } from '../observability/log.ts';
+import { loadConfig } from './context.ts';
+import type { CliWorld } from './context.ts';
+import { createHumanLog } from './human-log.ts';
+
+/** Lines go out in the background; the last ones are waited for. */
+const flush = (log: Logger): Promise<void> => new Promise((resolve) => log.flush(() => resolve()));
+
+const format = (addresses: readonly { readonly host: string; readonly port: number }[]): string[] =>
+  addresses.map(({ host, port }) => formatHostPort(host, port));
+
+export const serve = async (world: CliWorld, options: { readonly config?: string }): Promise<void> => {
+  const config = await loadConfig(world, options.config);
+  const log = createLogger({
+    level: config.logLevel,
+    ...(world.stdout.isTTY ? { destination: createHumanLog(world.stdout) } : {}),
+  });
+  try {
+    // Only this command needs the listeners and their native parts: the others start faster without.
+    const { startGateway } = await import('../gateway.ts');
+    const gateway = await startGateway(config, { log }, { signal: world.stop });
+    log.info(
+      {
+        gatewayId: gateway.id,
+        domains: config.domains,
+        https: format(gateway.addresses.https),
+        quic: format(gateway.addresses.quic),
+      },
+      'the gateway serves',
+    );
+    if (!world.stop.aborted) await once(world.stop, 'abort');
+    log.info({ drainDelayMs: config.drainDelayMs, drainTimeoutMs: config.drainTimeoutMs }, 'the gateway drains');
+    await gateway.close({ drainTimeoutMs: config.drainTimeoutMs });
+    log.info('the gateway has ended');
+  } catch (error) {
+    // Asked to end before it was up: that is no failure.
+    if (!world.stop.aborted) throw error;
+  } finally {
+    await flush(log);
+  }
+};

@@ -1,0 +1,20 @@
+#!/usr/bin/env node
+/** The process: arguments, variables, signals and exit codes. */
+import { constants } from 'node:os';
+import { runCli } from './cli/cli.ts';
+
+const stop = new AbortController();
+for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  process.on(signal, () => {
+    // The second signal ends at once, with the code a shell expects: 130 or 143.
+    if (stop.signal.aborted) process.exit(128 + constants.signals[signal]);
+    stop.abort(new Error(`the process was asked to end (${signal})`));
+  });
+}
+
+process.exitCode = await runCli(process.argv.slice(2), {
+  env: process.env,
+  stdout: process.stdout,
+  stderr: process.stderr,
+  stop: stop.signal,
+});
