@@ -105,8 +105,9 @@ export const acceptConnections = (
 ): Promise<Acceptor> =>
   new Promise((resolve, reject) => {
     const server: Server = createServer(
-      // Half-open: an upgraded stream may end in one direction only. HTTP itself answers the end of a client by its own.
-      { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_DELAY_MS },
+      // Not half-open: Node would keep a client that leaves within its TLS handshake, and an HTTP/2 session that has
+      // ended, for ever. Upgraded streams become half-open when they are upgraded.
+      { allowHalfOpen: false, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_DELAY_MS },
       deps.onConnection,
     );
     server.once('error', reject);

@@ -226,7 +226,6 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     SNICallback: (serverName, callback) => callback(null, deps.certificates.contextFor(serverName)),
     ALPNProtocols: ['h2', 'http/1.1'],
     handshakeTimeout: limits.tlsHandshakeTimeoutMs,
-    allowHalfOpen: true,
     ticketKeys: randomBytes(TICKET_KEY_BYTES),
   });
   tls.on('secureConnection', (socket: TLSSocket) => {

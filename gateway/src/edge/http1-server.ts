@@ -69,6 +69,8 @@ export const createHttp1Server = (
   const onUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer): void => {
     const connection = connections.get(request.socket);
     if (!connection) return void socket.destroy();
+    // From here on each direction ends by itself. (Settable until 'end' was emitted.)
+    socket.allowHalfOpen = true;
     deps.dispatcher.upgrade(connection, request, socket, head);
   };
   server.on('request', onRequest);
