@@ -24,7 +24,7 @@ const REFILL_DELAY_MS = 10;
 
 /** The binding's error has no code: the same bind by Node says why, in `cause.code` (EADDRINUSE, EACCES, ...). */
 const explainBindFailure = async (host: string, port: number, cause: unknown): Promise<TransportError> => {
-  const socket = createSocket({ type: isIPv6(host) ? 'udp6' : 'udp4', ipv6Only: true });
+  const socket = isIPv6(host) ? createSocket({ type: 'udp6', ipv6Only: true }) : createSocket('udp4');
   const reason: unknown = await new Promise((resolve) => {
     socket.once('error', resolve);
     socket.bind({ address: host, port, exclusive: true }, () => resolve(cause));
@@ -189,6 +189,8 @@ export const createQuicDialer = (options: {
   const clock = options.clock ?? systemClock;
   const limits = { ...QUIC_LIMITS, ...options.limits };
   const endpoints = new Map<4 | 6, Endpoint>();
+  /** With those that were replaced and still have users. */
+  const open = new Set<Endpoint>();
   const connections = new Set<Connection>();
   const closing = new AbortController();
   let config: NativeConfig | undefined;
@@ -205,11 +207,14 @@ export const createQuicDialer = (options: {
       retired: false,
     };
     endpoints.set(family, endpoint);
+    open.add(endpoint);
     return endpoint;
   };
   const release = (endpoint: Endpoint): void => {
     endpoint.users--;
-    if (endpoint.retired && endpoint.users === 0) endpoint.native.abort();
+    if (!endpoint.retired || endpoint.users > 0) return;
+    open.delete(endpoint);
+    endpoint.native.abort();
   };
   const retire = (endpoint: Endpoint): void => {
     if (clock.monotonic() - endpoint.createdAt < limits.minSocketAgeMs) return;
@@ -250,6 +255,7 @@ export const createQuicDialer = (options: {
     if (closing.signal.aborted) throw refuse('the dialer is closed', 'local');
     const family = isIP(address.host);
     if (family === 0) throw refuse('the host is not an IP address', 'local');
+    if (!(address.port >= 1 && address.port <= 65_535)) throw refuse('the port is not one to dial', 'local');
     let endpoint: Endpoint;
     try {
       endpoint = endpointFor(family === 4 ? 4 : 6);
@@ -278,11 +284,11 @@ export const createQuicDialer = (options: {
       closing.signal.addEventListener('abort', onClose, { once: true });
       const cancelTimer = clock.timer(limits.handshakeTimeoutMs, () => {
         retire(endpoint);
-        giveUp(refuse(`no handshake within ${limits.handshakeTimeoutMs} ms (is UDP blocked?)`, 'remote'));
+        giveUp(refuse(`no handshake within ${limits.handshakeTimeoutMs} ms; is UDP blocked?`, 'remote'));
       });
       connecting.then(
         (connection) => settle(() => resolve(connection)),
-        (cause: unknown) => settle(() => reject(refuse(describeError(cause), 'remote', cause))),
+        (cause: unknown) => settle(() => reject(refuse(`${describeError(cause)}; is UDP blocked?`, 'remote', cause))),
       );
     });
   };
@@ -293,8 +299,9 @@ export const createQuicDialer = (options: {
       if (closing.signal.aborted) return;
       closing.abort();
       for (const connection of connections) connection.close();
-      for (const endpoint of endpoints.values()) endpoint.native.abort();
+      for (const endpoint of open) endpoint.native.abort();
       endpoints.clear();
+      open.clear();
     },
   };
 };
