@@ -53,6 +53,12 @@ export interface Gateway {
   close(options?: { readonly drainTimeoutMs?: number }): Promise<void>;
 }
 
+/**
+ * How long the end of the QUIC listeners is waited for, ms. Every leg has said goodbye before; what is left is the
+ * draining period of handshakes that were refused (RFC 9000 section 10.2), up to 3 s, in which nothing is sent.
+ */
+const QUIC_CLOSE_MS = 250;
+
 /** Ends what was made so far, the latest first. Every one is tried; failures are logged. */
 const createClosers = (log: Logger) => {
   const closers: { name: string; close: () => Promise<void> | void }[] = [];
@@ -178,7 +184,8 @@ const makeParts = async (
   closers.add('internal listener', () => bound.internal?.close());
   // Ends after the registry, which says goodbye on the legs.
   closers.add('QUIC listeners', async () => {
-    await Promise.all(bound.quic.map((listener) => listener.close()));
+    const closed = Promise.all(bound.quic.map((listener) => listener.close()));
+    await Promise.race([closed, delay(clock, QUIC_CLOSE_MS, new AbortController().signal)]);
   });
 
   const publicPort = (): number => config.publicPort ?? bound.https[0]?.port ?? 443;
@@ -370,6 +377,7 @@ const start = async (
     }
     notReady = 'closed';
     metrics.setUp(false);
+    registry.drain(0);
     await closers.run();
   };
   return {

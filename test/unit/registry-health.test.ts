@@ -3,7 +3,8 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { DEAD_PATH_DEADLINE_MS } from '../../gateway/src/tunnels/dead-path.ts';
 import { ECHO_INTERVAL_MS, ECHO_TIMEOUT_MS } from '../../gateway/src/tunnels/health.ts';
 import { INSTANCE_MEMORY_MS } from '../../gateway/src/tunnels/instances.ts';
-import { createManualClock, settle, type ManualClock } from '../support/manual-clock.ts';
+import { createManualClock, type ManualClock } from '../support/manual-clock.ts';
+import { advanceAndSettle, settle } from '../support/settle.ts';
 import { environment, startTunnels, type Tunnels } from '../support/tunnels.ts';
 import { until } from '../support/runner.ts';
 
@@ -18,12 +19,13 @@ describe('data path', () => {
     tunnels = await startTunnels({ clock });
   });
   afterEach(() => tunnels.close());
+  const advance = (ms: number): Promise<void> => advanceAndSettle(clock, ms);
   const states = (): string[] => tunnels.registry.legs().map(({ state }) => state);
 
   it('leaves a leg alone that answers its echoes', async () => {
     const { leg, messages } = await (await tunnels.enrol()).dial();
     for (let echo = 0; echo < 6; echo++) {
-      await clock.advance(ECHO_INTERVAL_MS);
+      await advance(ECHO_INTERVAL_MS);
       await settle(20);
     }
     assert.deepEqual([leg.isOpen, messages.length, states()], [true, 0, ['up']]);
@@ -33,9 +35,9 @@ describe('data path', () => {
   it('forgives one miss', async () => {
     // Nothing of this leg is read until it attaches.
     const { leg } = await (await tunnels.enrol()).dial({ attach: false });
-    await clock.advance(ECHO_INTERVAL_MS * 0.5 + ECHO_TIMEOUT_MS + 1);
+    await advance(ECHO_INTERVAL_MS * 0.5 + ECHO_TIMEOUT_MS + 1);
     leg.attach({});
-    await clock.advance(ECHO_INTERVAL_MS * 3);
+    await advance(ECHO_INTERVAL_MS * 3);
     assert.deepEqual(states(), ['up']);
   });
 
@@ -47,10 +49,10 @@ describe('data path', () => {
     await until(() => tunnels.registry.legs().length === 0);
     const { leg } = await runner.dial({ attach: false });
     assert.equal((await tunnels.registry.route('demo')).kind, 'online');
-    await clock.advance(TWO_MISSES_MS);
+    await advance(TWO_MISSES_MS);
     assert.deepEqual(states(), ['dead_path']);
     assert.equal((await tunnels.registry.route('demo')).kind, 'offline');
-    await clock.advance(DEAD_PATH_DEADLINE_MS);
+    await advance(DEAD_PATH_DEADLINE_MS);
     const got: string[] = [];
     leg.attach({ onMessage: (message) => got.push(message.type === 'drain' ? message.reason : message.type) });
     assert.equal((await leg.closed).code, 'data_path');
@@ -60,7 +62,7 @@ describe('data path', () => {
   it('closes the dead leg when its replacement is up', async () => {
     const runner = await tunnels.enrol();
     const dead = await runner.dial({ attach: false });
-    await clock.advance(TWO_MISSES_MS);
+    await advance(TWO_MISSES_MS);
     assert.deepEqual(states(), ['dead_path']);
     const fresh = await runner.dial({ replaces: dead.leg.id });
     dead.leg.attach({});
@@ -72,7 +74,7 @@ describe('data path', () => {
     const runner = await tunnels.enrol();
     const dead = await runner.dial({ attach: false });
     const fine = await runner.dial();
-    await clock.advance(TWO_MISSES_MS);
+    await advance(TWO_MISSES_MS);
     dead.leg.attach({});
     assert.equal((await dead.leg.closed).code, 'data_path');
     assert.equal(fine.leg.isOpen, true);
@@ -85,7 +87,7 @@ describe('data path', () => {
     await leg.close('closed');
     await until(() => tunnels.registry.legs().length === 0);
     assert.equal(tunnels.registry.environments().length, 1);
-    await clock.advance(INSTANCE_MEMORY_MS + 1);
+    clock.advance(INSTANCE_MEMORY_MS + 1);
     assert.equal(tunnels.registry.environments().length, 0);
     const route = await tunnels.registry.route('demo');
     assert.ok(route.kind === 'offline' && route.environment?.id === 'demo');

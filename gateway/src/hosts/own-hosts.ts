@@ -67,10 +67,12 @@ export const createOwnHosts = async (deps: ApiDeps): Promise<OwnHosts> => {
     app.route({
       method: ['POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'],
       url: '/',
-      handler(request, reply) {
+      // Before the body is looked at, whatever its type.
+      async onRequest(request, reply) {
         reply.hijack();
         exchangeOf(request).fail('method_not_allowed');
       },
+      handler() {},
     });
   });
   const api = createHost((app, exchangeOf) =>

@@ -43,6 +43,8 @@ export interface Acceptor {
  */
 const TURNED_AWAY_LOG_MS = 10_000;
 
+/** Handshakes under way may still end for so long when the gateway closes, ms: several round trips. Then they are cut. */
+const CLOSE_GRACE_MS = 250;
 /** How long the authority's keys are taken from memory, ms: the old and the new key overlap by days when they change. */
 const TRUST_MEMORY_MS = 10_000;
 
@@ -95,6 +97,7 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
   const perAddress = new Map<string, number>();
   const running = new Set<Promise<void>>();
   const ended = new AbortController();
+  let isClosed = false;
   let turnedAway = 0;
   let turnedAwayLogged = 0;
   let lastTurnedAwayLog = -Infinity;
@@ -166,7 +169,7 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
 
   return {
     accept(connection) {
-      if (ended.signal.aborted) return connection.close();
+      if (isClosed) return connection.close();
       const group = addressGroup(connection.remoteAddress);
       const count = perAddress.get(group) ?? 0;
       if (running.size >= limits.unauthenticatedLegs) return turnAway(connection, 'unauthenticatedLegs');
@@ -182,8 +185,11 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
     },
     stats: () => ({ unauthenticated: running.size, turnedAway }),
     async close() {
-      ended.abort(new Error('the gateway is closing'));
+      isClosed = true;
+      // Those that are nearly done get a leg, on which the registry says goodbye with the reason.
+      const cancel = clock.timer(CLOSE_GRACE_MS, () => ended.abort(new Error('the gateway is closing')));
       await Promise.all(running);
+      cancel();
     },
   };
 };

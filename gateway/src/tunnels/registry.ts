@@ -39,7 +39,7 @@ export interface TunnelRegistry {
   add(leg: Leg): void;
   legs(): readonly LegInfo[];
   environments(): readonly EnvironmentInfo[];
-  /** No new legs; runners are asked to make theirs elsewhere within `deadlineMs`. */
+  /** No new legs; runners are asked, once, to make theirs elsewhere within `deadlineMs`. */
   drain(deadlineMs: number): void;
   /** Says goodbye on every leg. */
   close(): Promise<void>;
@@ -272,6 +272,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     environments: () => describeEnvironments(table),
 
     drain(deadlineMs) {
+      if (isDraining) return;
       isDraining = true;
       for (const { leg } of legs.values()) leg.send({ type: 'drain', reason: 'shutdown', deadlineMs });
     },
