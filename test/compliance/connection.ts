@@ -58,7 +58,10 @@ export const openPair = async (
 };
 
 /** Round trips over a stream: whatever else was going to happen at once has happened by then. */
-const settle = async (pair: { opened: TransportStream; accepted: TransportStream }, rounds = 50): Promise<void> => {
+export const settle = async (
+  pair: { opened: TransportStream; accepted: TransportStream },
+  rounds = 50,
+): Promise<void> => {
   for (let round = 0; round < rounds; round++) {
     await pair.opened.write(bytes('?'));
     await readExactly(pair.accepted, 1);
@@ -258,6 +261,22 @@ const resets = (use: Use): void => {
     use(async ({ dialler, acceptor }) => {
       const { opened, accepted } = await openPair(dialler, acceptor);
       accepted.reset();
+      await rejectsAs(
+        (async () => {
+          for (;;) await opened.write(new Uint8Array(1 << 10));
+        })(),
+        'remote',
+      );
+    }),
+  );
+
+  test(
+    'a writer learns of a reset by a side that was reading',
+    use(async ({ dialler, acceptor }) => {
+      const { opened, accepted } = await openPair(dialler, acceptor);
+      const reading = accepted.read();
+      accepted.reset();
+      await rejectsAs(reading, 'local');
       await rejectsAs(
         (async () => {
           for (;;) await opened.write(new Uint8Array(1 << 10));
