@@ -2,9 +2,12 @@
 import type { Clock } from '../../shared/src/clock.ts';
 
 export interface ManualClock extends Clock {
-  /** Moves both clocks and runs the timers that come due, in their order, letting promises settle in between. */
+  /**
+   * Moves both clocks on, and runs the timers that are due in their order, before it returns. The promise resolves
+   * when what they started has come as far as it can.
+   */
   advance(ms: number): Promise<void>;
-  /** Moves the wall clock alone. */
+  /** Moves the wall clock alone, as an administrator does. */
   setWall(now: number): void;
 }
 
@@ -17,10 +20,16 @@ export const settle = async (turns = 5): Promise<void> => {
   }
 };
 
-export const createManualClock = (start = Date.UTC(2026, 0, 1)): ManualClock => {
-  let wall = start;
-  let monotonic = 1_000;
-  const timers = new Set<{ at: number; callback: () => void }>();
+/** Moves `clock` on in steps, and lets what each step started run before the next one. */
+export const advanceInSteps = async (clock: ManualClock, ms: number, stepMs = 500): Promise<void> => {
+  await settle();
+  for (let rest = ms; rest > 0; rest -= stepMs) await clock.advance(Math.min(rest, stepMs));
+};
+
+export const createManualClock = (startMs: number = Date.UTC(2026, 0, 1)): ManualClock => {
+  let wall = startMs;
+  let monotonic = 0;
+  const timers = new Set<{ readonly at: number; readonly callback: () => void }>();
   return {
     now: () => wall,
     monotonic: () => monotonic,
@@ -29,23 +38,22 @@ export const createManualClock = (start = Date.UTC(2026, 0, 1)): ManualClock => 
       timers.add(timer);
       return () => timers.delete(timer);
     },
-    setWall(now) {
-      wall = now;
-    },
-    async advance(ms) {
+    advance(ms) {
       const end = monotonic + ms;
       for (;;) {
-        await settle();
-        const next = [...timers].filter(({ at }) => at <= end).sort((a, b) => a.at - b.at)[0];
-        if (!next) break;
-        timers.delete(next);
-        wall += Math.max(0, next.at - monotonic);
-        monotonic = Math.max(monotonic, next.at);
-        next.callback();
+        const due = [...timers].filter(({ at }) => at <= end).sort((a, b) => a.at - b.at)[0];
+        if (!due) break;
+        timers.delete(due);
+        wall += due.at - monotonic;
+        monotonic = due.at;
+        due.callback();
       }
       wall += end - monotonic;
       monotonic = end;
-      await settle();
+      return settle();
+    },
+    setWall(now) {
+      wall = now;
     },
   };
 };

@@ -3,8 +3,7 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { DEAD_PATH_DEADLINE_MS } from '../../gateway/src/tunnels/dead-path.ts';
 import { ECHO_INTERVAL_MS, ECHO_TIMEOUT_MS } from '../../gateway/src/tunnels/health.ts';
 import { INSTANCE_MEMORY_MS } from '../../gateway/src/tunnels/instances.ts';
-import { createManualClock, type ManualClock } from '../support/manual-clock.ts';
-import { advanceAndSettle, settle } from '../support/settle.ts';
+import { advanceInSteps, createManualClock, settle, type ManualClock } from '../support/manual-clock.ts';
 import { environment, startTunnels, type Tunnels } from '../support/tunnels.ts';
 import { until } from '../support/runner.ts';
 
@@ -19,7 +18,7 @@ describe('data path', () => {
     tunnels = await startTunnels({ clock });
   });
   afterEach(() => tunnels.close());
-  const advance = (ms: number): Promise<void> => advanceAndSettle(clock, ms);
+  const advance = (ms: number): Promise<void> => advanceInSteps(clock, ms);
   const states = (): string[] => tunnels.registry.legs().map(({ state }) => state);
 
   it('leaves a leg alone that answers its echoes', async () => {
@@ -87,7 +86,7 @@ describe('data path', () => {
     await leg.close('closed');
     await until(() => tunnels.registry.legs().length === 0);
     assert.equal(tunnels.registry.environments().length, 1);
-    clock.advance(INSTANCE_MEMORY_MS + 1);
+    void clock.advance(INSTANCE_MEMORY_MS + 1);
     assert.equal(tunnels.registry.environments().length, 0);
     const route = await tunnels.registry.route('demo');
     assert.ok(route.kind === 'offline' && route.environment?.id === 'demo');
