@@ -109,6 +109,8 @@ const FOREIGN_VARIABLE = /^GATEWAY_(?:CONFIG$|SERVICE_(?:HOST|PORT)|PORT$|PORT_\
 const MAX_LIMIT = 2_147_483_647;
 /** Longest drain, ms: orchestrators kill long before. */
 const MAX_DRAIN_MS = 24 * 60 * 60 * 1_000;
+/** YAML aliases that are followed; a few that refer to each other could make gigabytes. */
+const MAX_ALIASES = 100;
 /** A label of up to 63 characters and a dot stand before the domain; a name has at most 253 (RFC 1035 section 2.3.4). */
 const MAX_DOMAIN_LENGTH = 253 - 64;
 
@@ -283,16 +285,24 @@ const describeIssue = (issue: z.core.$ZodIssue, sources: ReadonlyMap<string, str
 
 const readYaml = (yamlText: string, problems: ConfigProblem[]): Tree => {
   const lineCounter = new LineCounter();
-  const document = parseDocument(yamlText, { lineCounter, prettyErrors: false, maxAliasCount: 100 } as never);
+  const document = parseDocument(yamlText, { lineCounter, prettyErrors: false });
   for (const error of document.errors) {
     const { line, col } = lineCounter.linePos(error.pos[0]);
     problems.push({ path: `line ${line}, column ${col}`, message: error.message });
   }
   if (document.errors.length > 0) return {};
-  const value: unknown = document.toJS({ maxAliasCount: 100 });
+  let value: unknown;
+  try {
+    value = document.toJS({ maxAliasCount: MAX_ALIASES });
+  } catch (error) {
+    // An alias that names nothing, or too many of them.
+    problems.push({ path: 'configuration', message: error instanceof Error ? error.message : 'cannot be read' });
+    return {};
+  }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Tree;
-  if (value !== null)
+  if (value !== null) {
     problems.push({ path: 'configuration', message: 'must be keys and values, like "domains: [gateway.example]"' });
+  }
   return {};
 };
 
