@@ -185,8 +185,10 @@ export const trackRequest = (
   } else {
     const { stream } = response;
     stream.once('close', () => {
-      if (stream.writableFinished) return core.end('sent');
-      core.end(core.wasCut ? 'cut' : VIOLATIONS.has(stream.rstCode ?? 0) ? 'violation' : 'gone');
+      const { rstCode = constants.NGHTTP2_NO_ERROR } = stream;
+      // Node finishes the stream of a client that resets it: only the response knows whether somebody has ended it.
+      if (response.writableEnded && rstCode === constants.NGHTTP2_NO_ERROR) return core.end('sent');
+      core.end(core.wasCut ? 'cut' : VIOLATIONS.has(rstCode) ? 'violation' : 'gone');
     });
   }
   // A body that breaks off is an error of the request stream, which the forwarder may not be reading (yet).
