@@ -46,8 +46,6 @@ export const GATEWAY_LIMITS = {
   stalledStreamTimeoutMs: 300_000,
   /** A request body that stops arriving. Beyond: cut. */
   stalledUploadTimeoutMs: 300_000,
-  /** Beginning of a request that is kept to try another leg with when the first refuses. Beyond: no second try. */
-  replayBodyBytes: 64 << 10,
   /** Targets with a pool of kept upstream connections. Beyond: the one unused for longest is closed. */
   upstreamPools: 2_000,
   /** Connections to one target at once, upgrades not counted. Beyond: requests wait, up to connectTimeoutMs. */

@@ -147,7 +147,7 @@ const verifyToken = async (
 ): Promise<JWTPayload> => {
   if (token.length > MAX_MEMBERSHIP_LENGTH) throw invalid('it is too long');
   try {
-    const keys = createLocalJWKSet(expect.trust as unknown as JSONWebKeySet);
+    const keys = createLocalJWKSet(expect.trust);
     const { payload } = await jwtVerify(token, keys, {
       algorithms: [ALGORITHM],
       typ: TYPE,
