@@ -8,7 +8,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { createLocalJWKSet, decodeJwt, errors, importJWK, jwtVerify, SignJWT } from 'jose';
-import type { JSONWebKeySet, JWTPayload } from 'jose';
+import type { JWTPayload } from 'jose';
 import * as z from 'zod';
 import type { Clock } from '../clock.ts';
 import { RefusedError } from '../errors.ts';
