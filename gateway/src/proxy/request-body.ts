@@ -10,7 +10,7 @@ export interface RequestBody extends AsyncIterable<Uint8Array> {
   readonly complete: boolean;
   /** Field lines of the trailer section, once complete. */
   readonly trailers: readonly string[];
-  /** Takes nothing more: the response is there, or the request has failed. */
+  /** Hands over nothing more, the response is there or the request has failed: the rest is read away. */
   stop(): void;
 }
 
@@ -85,6 +85,8 @@ export const createRequestBody = (
     if (stopped) return;
     stopped = true;
     fail(new GatewayFailure('bad_request', 'the rest of the request is not wanted'));
+    // Node reads away what nobody has begun to read; here it was begun. The next request comes behind it.
+    if (started && !complete) request.resume();
   };
 
   return {
