@@ -440,6 +440,30 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
         refusal(who, 'clock_skew', (set) => sign(set, who, set[who].key.publicKey, expiredAt(120_000))));
     }
 
+    it('says goodbye with the code of the refusal that its signal is aborted with', async () => {
+      const set = await stage();
+      const abort = new AbortController();
+      const { gateway, pair } = set;
+      const admit = (): Promise<void> => {
+        abort.abort(new RefusedError('draining'));
+        return new Promise(() => {});
+      };
+      const accepted = acceptLeg(
+        pair.acceptor,
+        {
+          clock: systemClock,
+          membership: () => gateway.membership,
+          verify: (token, peerKey) => gateway.verify(token, peerKey),
+          admit,
+          welcome: () => ({ gatewayId: 'gateway-1', gateways: [] }),
+        },
+        { signal: abort.signal },
+      );
+      const [atGateway, atRunner] = await Promise.all([rejection(accepted), rejection(dial(set))]);
+      assert.ok(atGateway instanceof RefusedError && atRunner instanceof RefusedError);
+      assert.deepEqual([atRunner.code, atRunner.by], ['draining', 'remote']);
+    });
+
     it('refuses whom the gateway does not admit, with reason, server time and pause', async () => {
       const set = await stage();
       const refused = new RefusedError('limit', { detail: 'too many', retryAfterMs: 1_234, serverTime: 99 });

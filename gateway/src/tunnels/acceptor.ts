@@ -187,7 +187,7 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
     async close() {
       isClosed = true;
       // Those that are nearly done get a leg, on which the registry says goodbye with the reason.
-      const cancel = clock.timer(CLOSE_GRACE_MS, () => ended.abort(new Error('the gateway is closing')));
+      const cancel = clock.timer(CLOSE_GRACE_MS, () => ended.abort(new RefusedError('draining')));
       await Promise.all(running);
       cancel();
     },

@@ -95,7 +95,9 @@ const underLimits = async (
   try {
     return await Promise.race([running, failed]);
   } catch (error) {
-    await refuse(connection, control, clock, limits, signal.aborted ? new LegClosedError('closed', 'local') : error);
+    const reason: unknown =
+      signal.aborted && !(error instanceof RefusedError) ? new LegClosedError('closed', 'local') : error;
+    await refuse(connection, control, clock, limits, reason);
     throw error;
   } finally {
     cancelHello();
@@ -158,7 +160,7 @@ const goodbyeFor = (
 };
 
 /**
- * The accepting side (gateway). Rejects with RefusedError, LegClosedError, MessageError or TransportError, after the
+ * The accepting side (gateway). A signal that is aborted with a RefusedError tells the peer its code. Rejects with RefusedError, LegClosedError, MessageError or TransportError, after the
  * peer was told and the connection closed.
  */
 export const acceptLeg = (
