@@ -17,7 +17,7 @@ before(async () => {
         if (!isOnline) return exchange.fail('runner_offline', { retryAfterSeconds: 1 });
         const response = exchange.response as ServerResponse;
         response.setHeader('content-type', 'text/html');
-        response.end('<!doctype html><title>the application</title>');
+        response.end('<!doctype html><title>the application</title><p>it is back</p>');
       },
     },
   });
@@ -69,7 +69,7 @@ test('the page asks by itself, and gives way to the application when it is back'
   const asked = page.waitForRequest((request) => request.method() === 'HEAD');
   await asked;
   isOnline = true;
-  await page.waitForFunction(`document.title === 'the application'`);
+  await page.getByText('it is back').waitFor();
   assert.deepEqual(messages.filter(isOwnFault), []);
   await page.close();
 });
@@ -78,7 +78,7 @@ test('the button asks at once; without script it is a plain link', async () => {
   const { page } = await open();
   isOnline = true;
   await page.getByText('Try again', { exact: true }).click();
-  await page.waitForFunction(`document.title === 'the application'`);
+  await page.getByText('it is back').waitFor();
   await page.close();
   const plain = await open({ javaScriptEnabled: false });
   isOnline = true;

@@ -4,9 +4,8 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { constants, type Http2ServerRequest, type Http2ServerResponse, type ServerHttp2Session } from 'node:http2';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import type { Socket } from 'node:net';
-import { createServer as createTlsServer, type TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { ListenAddress } from '../config.ts';
@@ -14,13 +13,13 @@ import type { GatewayErrorCode } from '../errors.ts';
 import type { GatewayLimits } from '../limits.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { CertificateStore } from './certificates.ts';
-import { acceptConnections, createConnectionCounter, plainAddress, type Acceptor } from './connections.ts';
-import { createDispatcher, type ClientConnection } from './dispatch.ts';
+import { createClientConnections } from './client-connections.ts';
+import { acceptConnections, createConnectionCounter, type Acceptor } from './connections.ts';
+import { createDispatcher } from './dispatch.ts';
 import { createHttp1Server } from './http1-server.ts';
-import { createHttp2Server, MAX_VIOLATIONS } from './http2-server.ts';
+import { createHttp2Server } from './http2-server.ts';
 import { createPlainServer } from './plain-listener.ts';
-import { createRequestSlots } from './request-slots.ts';
-import { TICKET_KEY_BYTES, TICKET_KEY_ROTATION_MS, TLS_OPTIONS } from './tls-options.ts';
+import { createTlsServer } from './tls-server.ts';
 
 /** What a port host addresses. */
 export interface PortTarget {
@@ -107,17 +106,10 @@ export interface Edge {
   close(): Promise<void>;
 }
 
-/**
- * Requests that wait behind another in one HTTP/1.1 connection. Browsers send none; programs that pipeline send few.
- * Beyond: the connection is closed.
- */
-const MAX_PIPELINED = 64;
-
 export const createEdge = (deps: EdgeDeps): Edge => {
   const { clock, limits, log } = deps;
   const acceptors = new Set<Acceptor>();
   const ownPorts = new Set<number>();
-  const connections = new Set<{ readonly client: ClientConnection; drain(): void }>();
   const idleWaiters = new Set<() => void>();
   let draining = false;
   let closed = false;
@@ -139,114 +131,18 @@ export const createEdge = (deps: EdgeDeps): Edge => {
   const http2 = createHttp2Server({ clock, dispatcher }, limits);
   const plain = createPlainServer({ ...deps, ports, onRefused });
 
-  const describe = (socket: TLSSocket): Pick<ClientConnection, 'clientAddress' | 'clientPort' | 'serverName'> => ({
-    clientAddress: plainAddress(socket.remoteAddress),
-    clientPort: socket.remotePort ?? 0,
-    serverName: typeof socket.servername === 'string' && socket.servername !== '' ? socket.servername : undefined,
-  });
-
-  const serveHttp1 = (socket: TLSSocket): void => {
-    const client: ClientConnection = {
-      ...describe(socket),
-      protocol: 'http/1.1',
-      exchanges: new Set(),
-      closing: draining,
-      slots: createRequestSlots(
-        { clock, onAbuse: () => socket.destroy() },
-        { inFlight: 1, waiting: MAX_PIPELINED, resets: Number.POSITIVE_INFINITY },
-      ),
-      onExchangeEnd() {
-        if (client.closing && client.exchanges.size === 0) socket.destroySoon();
-      },
-    };
-    const entry = {
-      client,
-      drain() {
-        client.closing = true;
-        for (const { exchange } of client.exchanges) {
-          if ('response' in exchange && 'shouldKeepAlive' in exchange.response)
-            exchange.response.shouldKeepAlive = false;
-        }
-      },
-    };
-    connections.add(entry);
-    socket.once('close', () => {
-      client.slots.close();
-      connections.delete(entry);
-    });
-    http1.serve(socket, client);
-  };
-
-  const serveHttp2 = (socket: TLSSocket): void => {
-    let session: ServerHttp2Session | undefined;
-    let violations = 0;
-    let cancelIdle = (): void => {};
-    const calmDown = (): void => session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
-    // Counted from the end of the last stream: pings keep nothing open.
-    const armIdle = (): void => {
-      cancelIdle();
-      cancelIdle = clock.timer(limits.sessionIdleTimeoutMs, () => {
-        if (client.exchanges.size === 0) session?.close();
-      });
-    };
-    const client: ClientConnection = {
-      ...describe(socket),
-      protocol: 'h2',
-      exchanges: new Set(),
-      closing: false,
-      slots: createRequestSlots(
-        { clock, onAbuse: calmDown },
-        {
-          inFlight: limits.requestsInFlightPerConnection,
-          waiting: limits.requestsInFlightPerConnection,
-          resets: limits.resetsPerConnection,
-        },
-      ),
-      onExchangeEnd(end) {
-        if (end === 'violation' && ++violations >= MAX_VIOLATIONS) calmDown();
-        if (client.exchanges.size === 0) armIdle();
-      },
-    };
-    session = http2.serve(socket, client);
-    if (!session) return void socket.destroy();
-    const entry = { client, drain: () => session.close() };
-    connections.add(entry);
-    armIdle();
-    session.once('close', () => {
-      cancelIdle();
-      client.slots.close();
-      connections.delete(entry);
-    });
-    if (draining) entry.drain();
-  };
-
+  const clients = createClientConnections({ clock, limits, http1, http2 });
   const tls = createTlsServer({
-    ...TLS_OPTIONS,
-    ...deps.certificates.fallback,
-    SNICallback: (serverName, callback) => callback(null, deps.certificates.contextFor(serverName)),
-    ALPNProtocols: ['h2', 'http/1.1'],
-    handshakeTimeout: limits.tlsHandshakeTimeoutMs,
-    ticketKeys: randomBytes(TICKET_KEY_BYTES),
+    clock,
+    log,
+    limits,
+    certificates: deps.certificates,
+    onSecure(socket) {
+      counter.handshakeDone(socket);
+      if (closed) socket.destroy();
+      else clients.serve(socket);
+    },
   });
-  tls.on('secureConnection', (socket: TLSSocket) => {
-    counter.handshakeDone(socket);
-    socket.on('error', (error) => log.debug({ err: error }, 'connection failed'));
-    if (closed) return void socket.destroy();
-    if (socket.alpnProtocol === 'h2') serveHttp2(socket);
-    else serveHttp1(socket);
-  });
-  tls.on('tlsClientError', (error, socket) => {
-    log.debug({ err: error, clientAddress: plainAddress(socket.remoteAddress) }, 'TLS handshake failed');
-    socket.destroy();
-  });
-  let cancelRotation = (): void => {};
-  const rotateTicketKeys = (): void => {
-    cancelRotation = clock.timer(TICKET_KEY_ROTATION_MS, () => {
-      tls.setTicketKeys(randomBytes(TICKET_KEY_BYTES));
-      rotateTicketKeys();
-    });
-  };
-  rotateTicketKeys();
 
   const listen = async (
     address: ListenAddress,
@@ -265,7 +161,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       listen(
         address,
         (socket) => {
-          if (counter.admit(socket, { handshake: true })) tls.emit('connection', socket);
+          if (counter.admit(socket, { handshake: true })) tls.accept(socket);
         },
         ({ port }) => ownPorts.add(port),
       ),
@@ -287,7 +183,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       if (draining) return;
       draining = true;
       for (const acceptor of acceptors) acceptor.close();
-      for (const entry of [...connections]) entry.drain();
+      clients.drain();
       http1.closeIdle();
     },
     idle: ({ signal }) =>
@@ -308,7 +204,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       if (closed) return;
       closed = true;
       draining = true;
-      cancelRotation();
+      tls.close();
       for (const acceptor of acceptors) acceptor.close();
       acceptors.clear();
       http1.close();

@@ -1,0 +1,120 @@
+/** What belongs to one client connection: its limits, its requests in flight, and how it is brought to its end. */
+import { constants } from 'node:http2';
+import type { TLSSocket } from 'node:tls';
+import type { Clock } from '../../../shared/src/clock.ts';
+import { plainAddress } from './connections.ts';
+import type { ClientConnection } from './dispatch.ts';
+import type { EdgeLimits } from './edge.ts';
+import type { Http1Server } from './http1-server.ts';
+import { MAX_VIOLATIONS, type Http2Server } from './http2-server.ts';
+import { createRequestSlots } from './request-slots.ts';
+
+/**
+ * Requests that wait behind another in one HTTP/1.1 connection. Browsers send none; programs that pipeline send few.
+ * Beyond: the connection is closed.
+ */
+export const MAX_PIPELINED = 64;
+
+export interface ClientConnections {
+  /** Speaks what was negotiated; clients without ALPN speak HTTP/1.1. */
+  serve(socket: TLSSocket): void;
+  /** Tells every client, also later ones, to go elsewhere with its next request. */
+  drain(): void;
+}
+
+const describe = (socket: TLSSocket): Pick<ClientConnection, 'clientAddress' | 'clientPort' | 'serverName'> => ({
+  clientAddress: plainAddress(socket.remoteAddress),
+  clientPort: socket.remotePort ?? 0,
+  serverName: typeof socket.servername === 'string' && socket.servername !== '' ? socket.servername : undefined,
+});
+
+export const createClientConnections = (deps: {
+  readonly clock: Clock;
+  readonly limits: Pick<EdgeLimits, 'requestsInFlightPerConnection' | 'resetsPerConnection' | 'sessionIdleTimeoutMs'>;
+  readonly http1: Http1Server;
+  readonly http2: Http2Server;
+}): ClientConnections => {
+  const { clock, limits } = deps;
+  const drains = new Set<() => void>();
+  let draining = false;
+
+  const serveHttp1 = (socket: TLSSocket): void => {
+    const client: ClientConnection = {
+      ...describe(socket),
+      protocol: 'http/1.1',
+      exchanges: new Set(),
+      closing: draining,
+      // One at a time: the answers have an order, and a request behind an upgrade is none.
+      slots: createRequestSlots(
+        { clock, onAbuse: () => socket.destroy() },
+        { inFlight: 1, waiting: MAX_PIPELINED, resets: Number.POSITIVE_INFINITY },
+      ),
+      onExchangeEnd() {
+        if (client.closing && client.exchanges.size === 0) socket.destroySoon();
+      },
+    };
+    const drain = (): void => {
+      client.closing = true;
+      for (const { exchange } of client.exchanges) {
+        if (!('response' in exchange)) continue;
+        if ('shouldKeepAlive' in exchange.response) exchange.response.shouldKeepAlive = false;
+      }
+    };
+    drains.add(drain);
+    socket.once('close', () => {
+      client.slots.close();
+      drains.delete(drain);
+    });
+    deps.http1.serve(socket, client);
+  };
+
+  const serveHttp2 = (socket: TLSSocket): void => {
+    let violations = 0;
+    let cancelIdle = (): void => {};
+    const calmDown = (): void => session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    // Counted from the end of the last stream: pings keep nothing open.
+    const armIdle = (): void => {
+      cancelIdle();
+      cancelIdle = clock.timer(limits.sessionIdleTimeoutMs, () => {
+        if (client.exchanges.size === 0) session?.close();
+      });
+    };
+    const client: ClientConnection = {
+      ...describe(socket),
+      protocol: 'h2',
+      exchanges: new Set(),
+      closing: false,
+      slots: createRequestSlots(
+        { clock, onAbuse: calmDown },
+        {
+          inFlight: limits.requestsInFlightPerConnection,
+          waiting: limits.requestsInFlightPerConnection,
+          resets: limits.resetsPerConnection,
+        },
+      ),
+      onExchangeEnd(end) {
+        if (end === 'violation' && ++violations >= MAX_VIOLATIONS) calmDown();
+        if (client.exchanges.size === 0) armIdle();
+      },
+    };
+    const session = deps.http2.serve(socket, client);
+    if (!session) return void socket.destroy();
+    const drain = (): void => session.close();
+    drains.add(drain);
+    armIdle();
+    session.once('close', () => {
+      cancelIdle();
+      client.slots.close();
+      drains.delete(drain);
+    });
+    if (draining) drain();
+  };
+
+  return {
+    serve: (socket) => (socket.alpnProtocol === 'h2' ? serveHttp2(socket) : serveHttp1(socket)),
+    drain() {
+      draining = true;
+      for (const drain of [...drains]) drain();
+    },
+  };
+};
