@@ -20,7 +20,7 @@ after(() => rm(directory, { recursive: true, force: true }));
 const freshDirectory = (): string => join(directory, String((count += 1)));
 const writePair = async (names: readonly string[], validForMs = DAY_MS): Promise<CertificatePair> => {
   const now = Date.now();
-  const made = makeSelfSignedCertificate({ names, notBefore: now - 2 * DAY_MS, notAfter: now + validForMs });
+  const made = await makeSelfSignedCertificate({ names, notBefore: now - 2 * DAY_MS, notAfter: now + validForMs });
   const base = freshDirectory();
   const pair = { certificate: `${base}-cert.pem`, key: `${base}-key.pem` };
   await writeFile(pair.certificate, made.certificate);

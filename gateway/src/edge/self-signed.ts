@@ -66,7 +66,7 @@ export const ensureSelfSigned = async (
     if (!isMissing(error)) throw error;
   }
   const notBefore = now - BACKDATE_MS;
-  const { certificate, key } = makeSelfSignedCertificate({
+  const { certificate, key } = await makeSelfSignedCertificate({
     names,
     notBefore,
     notAfter: notBefore + SELF_SIGNED_LIFETIME_MS,
