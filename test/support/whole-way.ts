@@ -1,0 +1,217 @@
+/** What tests of the whole way share: a gateway, a runner and an environment, real clients, and applications that count. */
+import { once } from 'node:events';
+import type { IncomingMessage, RequestListener, Server } from 'node:http';
+import { createServer } from 'node:http';
+import { createServer as createHttpsServer } from 'node:https';
+import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
+import { request as httpsRequest, type RequestOptions } from 'node:https';
+import { createServer as createNetServer, type AddressInfo, type Server as NetServer, type Socket } from 'node:net';
+import type { TestContext } from 'node:test';
+import { connect as connectTls, createSecureContext, type ConnectionOptions, type TLSSocket } from 'node:tls';
+import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
+import type { EnvironmentInput } from '../../tunnel-client/src/client.ts';
+import { portHost, startTestGateway, type GatewayOptions, type TestGateway } from './gateway.ts';
+import { startTestRunner, type TestRunner, type TestRunnerOptions } from './runner.ts';
+
+/** An application that knows how much of anything came to it. */
+export interface CountingUpstream<S extends NetServer = NetServer> {
+  readonly server: S;
+  readonly port: number;
+  /** Connections so far. */
+  connections(): number;
+  /** Bytes so far, over all connections. */
+  bytes(): number;
+  /** Connections that are open now. */
+  open(): number;
+  close(): Promise<void>;
+}
+
+const countOn = async <S extends NetServer>(server: S, host: string): Promise<CountingUpstream<S>> => {
+  const sockets = new Set<Socket>();
+  let connections = 0;
+  let bytesOfEnded = 0;
+  server.on('connection', (socket: Socket) => {
+    connections += 1;
+    sockets.add(socket);
+    socket.on('error', () => undefined);
+    socket.once('close', () => {
+      bytesOfEnded += socket.bytesRead;
+      sockets.delete(socket);
+    });
+  });
+  server.listen(0, host);
+  await once(server, 'listening');
+  return {
+    server,
+    port: (server.address() as AddressInfo).port,
+    connections: () => connections,
+    bytes: () => [...sockets].reduce((sum, socket) => sum + socket.bytesRead, bytesOfEnded),
+    open: () => sockets.size,
+    async close() {
+      for (const socket of sockets) socket.destroy();
+      if (!server.listening) return;
+      server.close();
+      await once(server, 'close');
+    },
+  };
+};
+
+export const httpApplication = (listener: RequestListener, host = '127.0.0.1'): Promise<CountingUpstream<Server>> =>
+  countOn(createServer({ requireHostHeader: false }, listener), host);
+
+export interface HttpsApplication extends CountingUpstream<Server> {
+  /** Server names that clients asked for, in order. */
+  readonly serverNames: readonly string[];
+}
+
+/** Self-signed, for a name that nobody asks for. */
+export const httpsApplication = async (listener: RequestListener): Promise<HttpsApplication> => {
+  const now = Date.now();
+  const { certificate, key } = await makeSelfSignedCertificate({
+    names: ['somebody.else'],
+    notBefore: now - 60_000,
+    notAfter: now + 3_600_000,
+  });
+  const serverNames: string[] = [];
+  const context = createSecureContext({ cert: certificate, key });
+  const server = createHttpsServer(
+    {
+      cert: certificate,
+      key,
+      SNICallback(name, callback) {
+        serverNames.push(name);
+        callback(null, context);
+      },
+    },
+    listener,
+  );
+  return Object.assign(await countOn(server as Server, '127.0.0.1'), { serverNames });
+};
+
+/** Both directions end apart from each other. */
+export const rawApplication = (onSocket: (socket: Socket) => void): Promise<CountingUpstream> =>
+  countOn(createNetServer({ allowHalfOpen: true }, onSocket), '127.0.0.1');
+
+export interface WholeWay {
+  readonly gateway: TestGateway;
+  readonly runner: TestRunner;
+  /** Announces ports as open to everyone, unless they say otherwise. */
+  expose(environmentId: string, ports: readonly PortInput[], host?: string): Promise<void>;
+  /** `https` options of a request to the host. */
+  to(host: string, path?: string, options?: RequestOptions): RequestOptions;
+  connect(host: string, options?: ConnectionOptions): Promise<TLSSocket>;
+  connectH2(host: string): Promise<ClientHttp2Session>;
+  close(): Promise<void>;
+}
+
+export type PortInput = number | NonNullable<EnvironmentInput['ports']>[number];
+
+/** Window of an HTTP/2 client that downloads, bytes. */
+const H2_WINDOW_BYTES = 4 << 20;
+
+export const startWholeWay = async (
+  options: GatewayOptions & { readonly runner?: TestRunnerOptions } = {},
+): Promise<WholeWay> => {
+  const gateway = await startTestGateway(options);
+  const runner = await startTestRunner(gateway, options.runner);
+  const clients = new Set<{ destroy(): unknown }>();
+  const connect = async (host: string, more: ConnectionOptions = {}): Promise<TLSSocket> => {
+    const socket = connectTls({
+      host: '127.0.0.1',
+      port: gateway.httpsPort,
+      servername: host,
+      rejectUnauthorized: false,
+      ALPNProtocols: ['http/1.1'],
+      // Passed on to the TCP socket; not in Node's types for TLS.
+      allowHalfOpen: true,
+      ...more,
+    } as ConnectionOptions);
+    clients.add(socket);
+    socket.once('close', () => clients.delete(socket));
+    await once(socket, 'secureConnect');
+    socket.on('error', () => undefined);
+    return socket;
+  };
+  return {
+    gateway,
+    runner,
+    async expose(environmentId, ports, host) {
+      const verdict = await runner.announce({
+        id: environmentId,
+        ...(host === undefined ? {} : { host }),
+        ports: ports.map((port) => ({
+          admission: 'everyone' as const,
+          ...(typeof port === 'number' ? { port } : port),
+        })),
+      });
+      if (!verdict.accepted) throw new Error(`${environmentId} was refused: ${verdict.code}`);
+    },
+    to: (host, path = '/', more = {}) => ({
+      host: '127.0.0.1',
+      port: gateway.httpsPort,
+      servername: host,
+      path,
+      agent: false,
+      rejectUnauthorized: false,
+      ...more,
+      headers: { host: `${host}:${gateway.httpsPort}`, ...more.headers },
+    }),
+    connect,
+    async connectH2(host) {
+      const socket = await connect(host, { ALPNProtocols: ['h2'] });
+      const session = connectHttp2(`https://${host}:${gateway.httpsPort}`, {
+        createConnection: () => socket,
+        settings: { initialWindowSize: H2_WINDOW_BYTES },
+      });
+      session.on('error', () => undefined);
+      clients.add(session);
+      session.once('close', () => clients.delete(session));
+      await once(session, 'connect');
+      session.setLocalWindowSize(H2_WINDOW_BYTES);
+      return session;
+    },
+    async close() {
+      for (const client of clients) client.destroy();
+      await runner.close();
+      await gateway.close();
+    },
+  };
+};
+
+/** A request that has no body; resolves with its response, which nobody has read yet. */
+export const open = async (options: RequestOptions): Promise<IncomingMessage> => {
+  const outgoing = httpsRequest(options);
+  outgoing.end();
+  const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+  // A cut shows as an error of the response.
+  outgoing.on('error', () => undefined);
+  return response;
+};
+
+/** The text of a request with `Connection: close`; lines as they are. */
+export const requestText = (method: string, path: string, lines: readonly string[]): string =>
+  `${method} ${path} HTTP/1.1\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\n`;
+
+/** Everything until the connection is closed; `cut` when no end came before. */
+export const readUntilClosed = (socket: Socket): Promise<{ text: string; cut: boolean }> =>
+  new Promise((resolve) => {
+    const chunks: Buffer[] = [];
+    let ended = false;
+    socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+    socket.once('end', () => {
+      ended = true;
+      socket.end();
+    });
+    socket.on('error', () => undefined);
+    socket.once('close', () => resolve({ text: Buffer.concat(chunks).toString('latin1'), cut: !ended }));
+    socket.resume();
+  });
+
+/** Starts it for one test, and ends it with the test. */
+export const during = async <T extends { close(): Promise<void> }>(t: TestContext, start: Promise<T>): Promise<T> => {
+  const started = await start;
+  t.after(() => started.close());
+  return started;
+};
+
+export { portHost };
