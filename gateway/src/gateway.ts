@@ -12,7 +12,7 @@ import { openEmbeddedDirectory } from './directory/embedded.ts';
 import { CertificateError, loadCertificates, type CertificateStore } from './edge/certificates.ts';
 import { createEdge, type Edge } from './edge/edge.ts';
 import { createOwnHosts } from './hosts/own-hosts.ts';
-import { logExchange } from './observability/access-log.ts';
+import { createAccessLog } from './observability/access-log.ts';
 import { listenInternal, type InternalListener } from './observability/internal-listener.ts';
 import { loadOrCreateToken } from './observability/internal-token.ts';
 import type { Logger } from './observability/log.ts';
@@ -229,6 +229,7 @@ const makeParts = async (
   const forwarder = createForwarder({ route: (id) => registry.route(id), log, limits, clock });
   closers.add('forwarder', () => forwarder.close());
   const certificates = await openCertificateStore(config, log, clock);
+  const logExchange = createAccessLog(log);
   const edge = createEdge({
     domains,
     publicPorts: () => new Set([publicPort()]),
@@ -242,7 +243,7 @@ const makeParts = async (
     onExchangeStart: () => metrics.requestStarted(),
     onExchangeEnd(exchange, status) {
       const nowMs = clock.monotonic();
-      logExchange(log, exchange, status, nowMs);
+      logExchange(exchange, status, nowMs);
       metrics.requestEnded({
         protocol: exchange.protocol,
         status,

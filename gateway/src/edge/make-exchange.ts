@@ -1,5 +1,5 @@
 /** Makes the exchange of a request: what the layers behind the edge see of it, and what they answer errors with. */
-import { randomBytes } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { ServerResponse, type IncomingMessage } from 'node:http';
 import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
@@ -103,7 +103,8 @@ const createCore = (
 
   const base: Core['base'] = {
     ...head,
-    requestId: randomBytes(16).toString('hex'),
+    // Node draws UUIDs in advance: a tenth of the time of 16 random bytes.
+    requestId: randomUUID().replaceAll('-', ''),
     scheme: 'https',
     startedAt: deps.clock.monotonic(),
     record,
