@@ -67,7 +67,7 @@ export interface ProxyWorld {
 }
 
 export const createProxyWorld = async (
-  options: { limits?: Partial<GatewayLimits>; legs?: number; legLimits?: Parameters<typeof makeLegs>[1] } = {},
+  options: { limits?: Partial<GatewayLimits>; legs?: number; legOptions?: Parameters<typeof makeLegs>[1] } = {},
 ): Promise<ProxyWorld> => {
   const limits: GatewayLimits = { ...GATEWAY_LIMITS, ...options.limits };
   const log = createLogger({ level: 'silent' });
@@ -88,8 +88,8 @@ export const createProxyWorld = async (
       ownPorts: () => [],
     });
     const pair = await makeLegs(memoryPair, {
-      ...options.legLimits,
       runnerHandlers: { onStream: (stream) => dialer.handle(stream) },
+      ...options.legOptions,
     });
     const leg = { ...pair, dialer };
     legs.push(leg);
@@ -105,7 +105,7 @@ export const createProxyWorld = async (
   };
   const forwarder = createForwarder({ route: (id) => (world.route ?? route)(id), log, limits });
   const now = Date.now();
-  const { certificate, key } = makeSelfSignedCertificate({
+  const { certificate, key } = await makeSelfSignedCertificate({
     names: [`*.${DOMAIN}`],
     notBefore: now - 60_000,
     notAfter: now + 3_600_000,
@@ -243,9 +243,9 @@ export const httpUpstream = (handler: RequestListener): Promise<Upstream<HttpSer
   });
   return listen(server);
 };
-export const httpsUpstream = (handler: RequestListener): Promise<Upstream<HttpServer>> => {
+export const httpsUpstream = async (handler: RequestListener): Promise<Upstream<HttpServer>> => {
   const now = Date.now();
-  const pair = makeSelfSignedCertificate({ names: ['upstream'], notBefore: now - 60_000, notAfter: now + 3_600_000 });
+  const pair = await makeSelfSignedCertificate({ names: ['upstream'], notBefore: now - 60_000, notAfter: now + 3_600_000 });
   return listen(createHttpsServer({ cert: pair.certificate, key: pair.key }, handler) as HttpServer);
 };
 export const rawUpstream = (onSocket: (socket: Socket) => void): Promise<Upstream<Server>> =>

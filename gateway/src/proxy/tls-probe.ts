@@ -7,8 +7,11 @@ import type { Clock } from '../../../shared/src/clock.ts';
 import type { Leg } from '../../../shared/src/protocol/leg.ts';
 import type { Target } from '../../../shared/src/protocol/target.ts';
 
-/** Time for a handshake through the tunnel, ms. A server that just hung up answers at once; beyond: no TLS. */
-const PROBE_TIMEOUT_MS = 3_000;
+/**
+ * Time for a handshake through the tunnel, ms: two round trips, and the client, who has waited already, is told within
+ * a second. Beyond: taken for no TLS.
+ */
+const PROBE_TIMEOUT_MS = 800;
 
 /** Opens one more tunnel stream to the target and begins a TLS handshake on it. Never rejects. */
 export const speaksTls = (leg: Leg, target: Target, deps: { clock: Clock }, signal: AbortSignal): Promise<boolean> =>
