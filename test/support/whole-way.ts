@@ -5,7 +5,13 @@ import { createServer } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';
 import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
-import { createServer as createNetServer, type AddressInfo, type Server as NetServer, type Socket } from 'node:net';
+import {
+  connect as connectTcp,
+  createServer as createNetServer,
+  type AddressInfo,
+  type Server as NetServer,
+  type Socket,
+} from 'node:net';
 import type { TestContext } from 'node:test';
 import { connect as connectTls, createSecureContext, type ConnectionOptions, type TLSSocket } from 'node:tls';
 import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
@@ -100,6 +106,8 @@ export interface WholeWay {
   /** `https` options of a request to the host. */
   to(host: string, path?: string, options?: RequestOptions): RequestOptions;
   connect(host: string, options?: ConnectionOptions): Promise<TLSSocket>;
+  /** The same with the TCP connection below it, for how it ends. */
+  connectOver(host: string): Promise<{ readonly socket: TLSSocket; readonly tcp: Socket }>;
   connectH2(host: string): Promise<ClientHttp2Session>;
   close(): Promise<void>;
 }
@@ -157,6 +165,12 @@ export const startWholeWay = async (
       headers: { host: `${host}:${gateway.httpsPort}`, ...more.headers },
     }),
     connect,
+    async connectOver(host) {
+      const tcp = connectTcp({ host: '127.0.0.1', port: gateway.httpsPort, allowHalfOpen: true });
+      await once(tcp, 'connect');
+      tcp.on('error', () => undefined);
+      return { tcp, socket: await connect(host, { socket: tcp }) };
+    },
     async connectH2(host) {
       const socket = await connect(host, { ALPNProtocols: ['h2'] });
       const session = connectHttp2(`https://${host}:${gateway.httpsPort}`, {

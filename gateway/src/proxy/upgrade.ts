@@ -25,7 +25,10 @@ export interface HeldBytes {
   take(): Buffer;
 }
 
-/** Reads on while the upstream makes up its mind. */
+/**
+ * Reads on while the upstream makes up its mind. A client that ends its direction meanwhile is gone: a program that dies
+ * sends no more than that, and nobody speaks WebSocket in one direction from the start.
+ */
 export const holdBytes = (socket: Duplex, head: Buffer): HeldBytes => {
   const chunks = [head];
   let bytes = head.length;
@@ -34,10 +37,12 @@ export const holdBytes = (socket: Duplex, head: Buffer): HeldBytes => {
     bytes += chunk.length;
     if (bytes >= MAX_HELD_BYTES) socket.pause();
   };
+  const onEnd = (): void => void socket.destroy();
+  socket.once('end', onEnd);
   if (bytes < MAX_HELD_BYTES) socket.on('data', onData);
   return {
     take() {
-      socket.off('data', onData);
+      socket.off('data', onData).off('end', onEnd);
       socket.pause();
       return Buffer.concat(chunks.splice(0));
     },
@@ -100,6 +105,9 @@ export const beginSwitch = (
   switched.upstream.write(switched.early);
 };
 
+/** Listeners for one event that two pipelines over one stream add, beside what was there: no sign of a leak. */
+const JOIN_LISTENERS = 10;
+
 /**
  * Joins the two sides until both directions have ended. An end of one direction is passed on as such; a reset or loss
  * of one side resets the other. Rejects with what cut it.
@@ -121,6 +129,7 @@ export const join = async (
     watch.moved();
     if (to.writableNeedDrain) watch.blocked();
   };
+  for (const side of [client, upstream]) side.setMaxListeners(side.getMaxListeners() + JOIN_LISTENERS);
   try {
     const directions = Promise.all([pipeline(client, upstream), pipeline(upstream, client)]);
     client.on('data', (chunk: Buffer) => {
