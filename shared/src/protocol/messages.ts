@@ -67,6 +67,8 @@ export const environmentSchema = z.object({
         seen.add(port);
       });
     }),
+  /** Who answers at the log port: the tunnel client itself, or a server of the environment. */
+  logs: z.enum(['builtin', 'upstream']).default('upstream'),
   /** Raised on each change of admission: older browser sessions end. */
   authNonce: z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER).default(0),
 });
