@@ -57,6 +57,11 @@ const MIGRATIONS: readonly string[] = [
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, subject TEXT NOT NULL
   ) STRICT;
   `,
+  `
+  CREATE TABLE token_keys (
+    key_id TEXT PRIMARY KEY, jwk TEXT NOT NULL, created_at INTEGER NOT NULL, replaced_at INTEGER
+  ) STRICT, WITHOUT ROWID;
+  `,
 ];
 
 const errorCode = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);
@@ -163,6 +168,7 @@ const createChangeLog = (database: DatabaseSync, log: DirectoryLog | undefined) 
       for (const { kind, subject } of rows) {
         if (kind === 'runner') tell({ kind, runnerId: subject });
         else if (kind === 'environment') tell({ kind, environmentId: subject });
+        else if (kind === 'token_keys') tell({ kind });
         else tell({ kind: 'all' });
       }
     },

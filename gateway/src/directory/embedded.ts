@@ -13,6 +13,7 @@ import type { Directory } from './directory.ts';
 import { createEmbeddedEnvironments } from './embedded-environments.ts';
 import { createEmbeddedRunners } from './embedded-runners.ts';
 import { openStore } from './embedded-store.ts';
+import { createEmbeddedTokenKeys } from './embedded-token-keys.ts';
 import type { DirectoryLog, Store } from './embedded-store.ts';
 
 /** How often forgotten names and tokens are removed, ms. They count as forgotten from their time on, so it is no hurry. */
@@ -74,12 +75,14 @@ export const openEmbeddedDirectory = async (
   const { sweep: sweepRunners, ...runners } = createEmbeddedRunners(store);
   const { sweep: sweepEnvironments, ...environments } = createEmbeddedEnvironments(store);
   const authority = createAuthorities(store, options.issuer);
+  const { sweep: sweepTokenKeys, ...tokenKeys } = createEmbeddedTokenKeys(store, async () => (await authority()).issuer);
   let cancelSweep: (() => void) | undefined;
 
   const sweep = (): void => {
     try {
       sweepEnvironments();
       store.write(sweepRunners);
+      sweepTokenKeys();
     } catch (error) {
       deps.log?.warn({ err: error }, `the directory cannot be swept: ${describeError(error)}`);
     }
@@ -91,6 +94,7 @@ export const openEmbeddedDirectory = async (
     ...runners,
     ...environments,
     authority,
+    ...tokenKeys,
     watch: (listener) => store.watch(listener),
     close: async () => {
       cancelSweep?.();
