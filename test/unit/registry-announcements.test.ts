@@ -162,8 +162,8 @@ describe('announcements', () => {
     const runner = await tunnels.enrol();
     // As a gateway finds it that was started after the announcement.
     await tunnels.directory.claim(runner.id, [
-      { id: 'old', host: '127.0.0.1', ports: [], authNonce: 0 },
-      { id: 'kept', host: '127.0.0.1', ports: [], authNonce: 0 },
+      { id: 'old', host: '127.0.0.1', ports: [], logs: 'upstream', authNonce: 0 },
+      { id: 'kept', host: '127.0.0.1', ports: [], logs: 'upstream', authNonce: 0 },
     ]);
     await (await runner.dial()).announce(1, [environment('kept')]);
     assert.notEqual((await tunnels.directory.environment('old'))?.releasedAt, undefined);
