@@ -10,6 +10,8 @@ export interface GatewayErrorEntry {
   readonly message: string;
   /** Seconds after which trying again makes sense; the page does so by itself. */
   readonly retryAfterSeconds?: number;
+  /** With 405: the methods that are allowed (RFC 9110 section 15.5.6). */
+  readonly allow?: string;
 }
 
 export const GATEWAY_ERRORS = {
@@ -29,6 +31,32 @@ export const GATEWAY_ERRORS = {
     message:
       'Port {port} is not open to everyone, and this gateway has no sign-in configured. Its owner can set the admission of the port to "everyone".',
   },
+  token_required: {
+    status: 401,
+    title: 'A token is needed',
+    message:
+      'Send a token for this environment as "Authorization: Bearer …". An operator makes one with: gateway token create.',
+  },
+  token_invalid: {
+    status: 401,
+    title: 'The token is not valid',
+    message: 'The token was not made by this gateway, is damaged, or was voided. Ask for a new one.',
+  },
+  token_expired: {
+    status: 401,
+    title: 'The token has expired',
+    message: 'Tokens live for one hour. Ask for a new one.',
+  },
+  token_forbidden: {
+    status: 403,
+    title: 'The token is not for this',
+    message: 'The token is valid, but for another environment or another scope.',
+  },
+  cross_origin: {
+    status: 403,
+    title: 'Not from here',
+    message: 'This address takes requests of its own pages only.',
+  },
   not_found: {
     status: 404,
     title: 'Nothing here',
@@ -44,8 +72,29 @@ export const GATEWAY_ERRORS = {
     title: 'Port {port} is not exposed',
     message: 'The environment is running, but it does not expose port {port}. Expose the port, then reload.',
   },
-  method_not_allowed: { status: 405, title: 'Method not allowed', message: 'This method is not allowed here.' },
+  method_not_allowed: {
+    status: 405,
+    title: 'Method not allowed',
+    message: 'This method is not allowed here.',
+    allow: 'GET, HEAD',
+  },
+  login_method_not_allowed: {
+    status: 405,
+    title: 'Method not allowed',
+    message: 'A login is finished with GET, or with POST of a form.',
+    allow: 'GET, POST',
+  },
   request_timeout: { status: 408, title: 'Request timed out', message: 'The request took too long to arrive.' },
+  body_too_large: {
+    status: 413,
+    title: 'Too large',
+    message: 'The body of the request is larger than the gateway accepts here.',
+  },
+  unsupported_media_type: {
+    status: 415,
+    title: 'Not a form',
+    message: 'The body of this request has to be a form (application/x-www-form-urlencoded).',
+  },
   expectation_failed: {
     status: 417,
     title: 'Expectation failed',
@@ -80,6 +129,13 @@ export const GATEWAY_ERRORS = {
       'The environment is running, but nothing answers on port {port}. Start the server; if it is running, it may listen on another address: make it listen on 0.0.0.0 (or the address the environment announces).',
     retryAfterSeconds: 5,
   },
+  logs_unreachable: {
+    status: 502,
+    title: 'The log is not reachable',
+    message:
+      'The log server of the environment cannot be reached right now: the environment may be starting, or its runner may be reconnecting. Try again in a moment.',
+    retryAfterSeconds: 1,
+  },
   upstream_forbidden: {
     status: 502,
     title: 'Target not allowed',
@@ -112,6 +168,35 @@ export const GATEWAY_ERRORS = {
     title: 'The tunnel was cut',
     message: 'The tunnel to the runner was lost while the request was under way.',
     retryAfterSeconds: 5,
+  },
+  // Logins have no retryAfterSeconds: the page would send a one-time code again.
+  login_interrupted: {
+    status: 502,
+    title: 'The login was cut off',
+    message: 'The connection to the runner was cut while it finished the login. Start the login again.',
+  },
+  login_service_unreachable: {
+    status: 502,
+    title: 'The login could not be finished',
+    message:
+      'The runner is connected, but its service that finishes logins does not answer. Start the login again once that service runs.',
+  },
+  login_not_configured: {
+    status: 502,
+    title: 'This runner finishes no logins',
+    message:
+      'The runner is connected, but its tunnel client has no service to pass logins to. Its operator sets oauth.target; then start the login again.',
+  },
+  login_runner_offline: {
+    status: 503,
+    title: 'The login could not be finished',
+    message:
+      'The runner that this login is for is not connected, and did not come back in time. Start the login again in a moment.',
+  },
+  login_unavailable: {
+    status: 503,
+    title: 'The login could not be finished',
+    message: 'The gateway or the runner has too much to do, or is restarting. Start the login again in a moment.',
   },
   runner_offline: {
     status: 503,

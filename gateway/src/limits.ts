@@ -53,6 +53,17 @@ export const GATEWAY_LIMITS = {
   /** A kept upstream connection without a request; below the 5 s after which Node servers close theirs. Beyond: closed. */
   upstreamIdleTimeoutMs: 4_000,
 
+  // Logins (OAuth callbacks)
+
+  /** Form of a callback, which is buffered; providers send some KiB. Beyond: 413. */
+  maxCallbackBodyBytes: 64 << 10,
+  /** Until that form has arrived; it is one packet or two. Beyond: 408. */
+  callbackBodyTimeoutMs: 15_000,
+  /** A callback waits for its runner to come back: codes live for minutes, a restart takes seconds. Beyond: 503. */
+  callbackWaitMs: 15_000,
+  /** Callbacks that wait for one runner; each holds a request and its form. Beyond: 503 at once. */
+  callbacksWaitingPerRunner: 100,
+
   // Tunnels
 
   /** Connections that have not shown who they are, in all (memory under a flood). Beyond: closed at once. */

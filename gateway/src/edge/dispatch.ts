@@ -153,13 +153,14 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
         if (to.service === 'tunnel') return exchange.fail('not_found');
         break;
       case 'runner':
-        break;
+        if (!handlers.runner) return exchange.fail('not_found');
+        exchange.request.url = exchange.target;
+        return handlers.runner(exchange, to.runnerId);
       case 'logs':
         exchange.record.environmentId = to.environmentId;
-        return exchange.fail('not_found');
+        return handlers.logs ? handlers.logs.request(exchange, to.environmentId) : exchange.fail('not_found');
     }
-    const handler = to.kind === 'apex' ? handlers.apex : to.kind === 'service' ? handlers.api : handlers.runner;
-    if (!handler) return exchange.fail('not_found');
+    const handler = to.kind === 'apex' ? handlers.apex : handlers.api;
     // Own handlers route by the target in origin form, whatever form the client sent.
     exchange.request.url = exchange.target;
     handler(exchange.request, exchange.response, exchange);
@@ -229,7 +230,10 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       slot.run(() => {
         if (typeof accepted === 'string') return refuse(accepted);
         const { route: to } = accepted;
-        if (to.kind !== 'port' || !accepted.guarded.isWebSocket) return refuse('not_found');
+        const { logs } = deps.handlers;
+        if (!accepted.guarded.isWebSocket) return refuse('not_found');
+        if (to.kind === 'logs' && logs) return guardedly(exchange, () => logs.upgrade(exchange, to.environmentId));
+        if (to.kind !== 'port') return refuse('not_found');
         guardedly(exchange, () => deps.forwarder.upgrade(exchange, to));
       });
     },

@@ -45,6 +45,15 @@ export type EdgeHandler = (
   exchange: Exchange,
 ) => void;
 
+/** Answers the requests of log hosts. */
+export interface LogsHandler {
+  request(exchange: Exchange, environmentId: string): void;
+  upgrade(exchange: UpgradeExchange, environmentId: string): void;
+}
+
+/** Answers the requests of a runner's host. */
+export type RunnerHandler = (exchange: Exchange, runnerId: string) => void;
+
 export interface EdgeDeps {
   readonly domains: readonly string[];
   /** Ports at which clients reach the https listeners besides those they are bound to (a load balancer's). */
@@ -57,7 +66,9 @@ export interface EdgeDeps {
     readonly apex: EdgeHandler;
     readonly api: EdgeHandler;
     /** Absent: runner hosts are `not_found`. */
-    readonly runner?: EdgeHandler;
+    readonly runner?: RunnerHandler;
+    /** Absent: log hosts are `not_found`. */
+    readonly logs?: LogsHandler;
   };
   readonly log: Logger;
   readonly clock: Clock;

@@ -59,6 +59,14 @@ const chooseForm = (method: string, fields: ReadonlyMap<string, string>): Form =
   return TERMINAL_CLIENTS.test(fields.get('user-agent') ?? '') ? 'text' : 'json';
 };
 
+const BEARER = 'Bearer realm="gateway"';
+/** What RFC 6750 section 3.1 calls a token that was shown and did not do. */
+const BEARER_ERRORS: Readonly<Partial<Record<GatewayErrorCode, string>>> = {
+  token_invalid: `${BEARER}, error="invalid_token"`,
+  token_expired: `${BEARER}, error="invalid_token"`,
+  token_forbidden: `${BEARER}, error="insufficient_scope"`,
+};
+
 const CONTENT_TYPES: Readonly<Record<Form, string>> = {
   html: 'text/html; charset=utf-8',
   json: 'application/json; charset=utf-8',
@@ -99,7 +107,8 @@ export const buildErrorAnswer = (input: ErrorAnswerInput): ErrorAnswer => {
   if (retryAfterSeconds !== undefined) headers.push(['Retry-After', String(Math.ceil(retryAfterSeconds))]);
   if (form === 'html') headers.push(['Content-Security-Policy', ERROR_PAGE_POLICY]);
   // RFC 9110 sections 15.5.2 and 15.5.6 demand these; `Bearer` makes no browser ask for a password.
-  if (entry.status === 401) headers.push(['WWW-Authenticate', 'Bearer realm="gateway"']);
-  if (entry.status === 405) headers.push(['Allow', 'GET, HEAD']);
+  const challenge = BEARER_ERRORS[input.code] ?? (entry.status === 401 ? BEARER : undefined);
+  if (challenge !== undefined) headers.push(['WWW-Authenticate', challenge]);
+  if (entry.allow !== undefined) headers.push(['Allow', entry.allow]);
   return { status: entry.status, headers, body };
 };

@@ -41,7 +41,8 @@ const REQUEST_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
 /** From the same machine to the other side of the earth over a bad link. */
 const RTT_BUCKETS = [0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 5];
 /** Errors that lie behind the gateway: the tunnel or the application. */
-const BACKEND_FAILURES = /^(?:upstream_|tunnel_lost$|runner_offline$)/;
+const BACKEND_FAILURES =
+  /^(?:upstream_|tunnel_lost$|runner_offline$|logs_unreachable$|login_(?:interrupted|service_unreachable|not_configured|runner_offline)$)/;
 
 export const createMetrics = (deps: { readonly tunnels: () => TunnelSnapshot }): Metrics => {
   const registry = new Registry();

@@ -20,6 +20,7 @@ import { legFields } from './leg-fields.ts';
 import { createInstances } from './instances.ts';
 import { describeEnvironments, describeLeg, type EnvironmentInfo, type LegInfo } from './registry-status.ts';
 import { createRunnerChecks } from './runner-checks.ts';
+import { createLegWatch, legsOfRunner } from './runner-legs.ts';
 import type { EnvironmentRoute } from './route.ts';
 import { createRoutingTable, type InstanceEntry, type LegEntry, type RunnerEntry } from './routing-table.ts';
 
@@ -33,6 +34,10 @@ const TAKEN_AWAY = 1_000;
 export interface TunnelRegistry {
   /** Answers at once for environments that are announced here; asks the directory for others, and rejects if it is away. */
   route(environmentId: string): EnvironmentRoute | Promise<EnvironmentRoute>;
+  /** Legs to the runner itself, best first; empty when there are none. */
+  runnerLegs(runnerId: string): readonly Leg[];
+  /** Calls back with every leg of the runner that comes up from now on. Returns the function that stops that. */
+  watchRunner(runnerId: string, listener: () => void): () => void;
   /** Rejects with RefusedError when the peer may not have a leg here. */
   admit(peer: Membership): Promise<void>;
   /** Takes a leg that was admitted, and attaches to it. */
@@ -68,6 +73,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   const { directory, clock, log, limits } = deps;
   const table = createRoutingTable();
   const legs = new Map<string, LegEntry>();
+  const legWatch = createLegWatch();
   const bindings = createBindings(directory);
   const instances = createInstances({ table, clock });
   const checks = createRunnerChecks({ directory, table, log });
@@ -225,6 +231,9 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
       return { kind: 'offline', runnerId: known.runner.id, organization: known.runner.organization, environment };
     },
 
+    runnerLegs: (runnerId) => legsOfRunner(table.runners.get(runnerId)),
+    watchRunner: (runnerId, listener) => legWatch.watch(runnerId, listener),
+
     async admit(peer) {
       if (isDraining) throw new RefusedError('draining');
       if (legs.size >= limits.legs)
@@ -262,6 +271,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
       entry.stopHealth = superviseDataPath({ clock, log, random: deps.random, onRtt: deps.observe?.rtt }, entry);
       if (hello.replaces !== undefined) replace(entry, hello.replaces);
       if (isDraining) closeLeg(entry, 'draining');
+      legWatch.added(leg.peer.id);
       // It may have been revoked between its admission and now.
       checks.recheck(leg.peer.id).catch((error: unknown) => {
         log.warn({ err: error, runnerId: leg.peer.id }, 'a runner could not be looked up');
