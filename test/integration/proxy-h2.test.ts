@@ -64,7 +64,20 @@ describe('requests over HTTP/2', () => {
     assert.equal(seen.url, '//x/../%zz?a');
     const raw = seen.raw.slice(0, seen.raw.indexOf('X-Forwarded-For'));
     assert.deepEqual(raw, [
-      ...['host', host, 'connection', 'keep-alive', 'cookie', 'a=1; b="2"', 'x-a', '1', 'x-a', '2', 'TE', 'trailers'],
+      ...[
+        'host',
+        `${host}:443`,
+        'connection',
+        'keep-alive',
+        'cookie',
+        'a=1; b="2"',
+        'x-a',
+        '1',
+        'x-a',
+        '2',
+        'TE',
+        'trailers',
+      ],
     ]);
     session.close();
     await upstream.close();
@@ -159,7 +172,7 @@ describe('requests over HTTP/2', () => {
           response.once('drain', () => request.resume());
         }
       });
-      request.on('end', () => response.end(hash.digest('latin1')));
+      request.on('end', () => response.end(hash.digest()));
     });
     world.expose(upstream.port);
     const session = await world.connectH2(world.host(upstream.port));

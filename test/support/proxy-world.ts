@@ -184,7 +184,8 @@ export const createProxyWorld = async (
         ALPNProtocols: ['h2'],
       });
       await once(socket, 'secureConnect');
-      const session = connectH2(`https://${host}`, { createConnection: () => socket });
+      // Node's client refuses responses while more than 10 MB of a request wait to be sent.
+      const session = connectH2(`https://${host}`, { createConnection: () => socket, maxSessionMemory: 256 });
       sessions.add(session);
       session.on('error', () => undefined);
       session.once('close', () => sessions.delete(session));

@@ -87,7 +87,7 @@ const createHttp1Response = (response: ServerResponse, method: string, version: 
   write: (chunk) => response.write(chunk),
   onDrain: (callback) => void response.on('drain', callback),
   end(trailers) {
-    if (trailers.length > 0) response.addTrailers(asObject(trailers) as Record<string, string>);
+    if (trailers.length > 0) response.addTrailers(asObject(trailers));
     // Node reads what is left of the request before it takes the next one.
     response.end();
   },

@@ -251,7 +251,7 @@ export const relay = (
     connection.client.dispatch(
       {
         path: exchange.target,
-        method: exchange.method as Dispatcher.HttpMethod,
+        method: exchange.method,
         headers: request.headers,
         // undici takes any async iterable; its types know streams only.
         body: (body?.source ?? null) as Dispatcher.DispatchOptions['body'],

@@ -97,7 +97,7 @@ export const createRequestBody = (
       return complete;
     },
     get trailers() {
-      return complete ? (request.rawTrailers as string[]) : [];
+      return complete ? request.rawTrailers : [];
     },
     stop,
     [Symbol.asyncIterator]: () => ({
