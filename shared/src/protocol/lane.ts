@@ -13,6 +13,11 @@ import {
 } from './frames.ts';
 import { MAX_BATCH_BYTES, MAX_QUEUED_FRAMES } from './limits.ts';
 
+/** The largest batch: one that was not yet full, and one more DATA frame, or the longest small frame. */
+const BATCH_MEMORY_BYTES = MAX_BATCH_BYTES + FRAME_HEADER_BYTES + MAX_DATA_BYTES;
+/** Smaller batches get memory of their own size; fresh memory for each large one costs more than to fill it. */
+const REUSED_FROM_BYTES = 16 << 10;
+
 /** A tunnel stream, as the lane that sends for it sees it. */
 export interface LaneSource {
   readonly id: number;
@@ -52,17 +57,22 @@ export const createLane = (
   const rounds: Turn[] = [];
   const turns = new Map<string, Turn>();
   const waiting = new Set<LaneSource>();
+  let memory: Buffer | undefined;
   let scheduled = false;
   let writing = false;
   let failed = false;
 
-  const drainFrames = (parts: Uint8Array[]): number => {
+  /** Small frames first, in their order; those beyond a batch wait for the next. */
+  const drainFrames = (parts: Uint8Array[], room: number): number => {
     let bytes = 0;
-    for (const frame of frames) {
+    let count = 0;
+    while (count < frames.length && bytes < room) {
+      const frame = frames[count++]!;
       parts.push(frame);
       bytes += frame.byteLength;
     }
-    frames.length = 0;
+    if (count === frames.length) frames.length = 0;
+    else frames.splice(0, count);
     return bytes;
   };
 
@@ -88,18 +98,29 @@ export const createLane = (
     }
   };
 
-  /** Whatever is to be sent now: small frames first, then DATA round robin. Copied once, since writers reuse memory. */
+  /** Copies a batch, since writers reuse their memory: a large one into memory that the transport is done with. */
+  const join = (parts: readonly Uint8Array[], bytes: number): Buffer => {
+    if (bytes < REUSED_FROM_BYTES) return Buffer.concat(parts, bytes);
+    memory ??= Buffer.allocUnsafeSlow(BATCH_MEMORY_BYTES);
+    let at = 0;
+    for (const part of parts) {
+      memory.set(part, at);
+      at += part.byteLength;
+    }
+    return memory.subarray(0, bytes);
+  };
+
+  /** Whatever is to be sent now: small frames first, then DATA round robin. */
   const nextBatch = (): Buffer | undefined => {
     const parts: Uint8Array[] = [];
-    let bytes = drainFrames(parts);
-    while (bytes < MAX_BATCH_BYTES) {
+    let bytes = drainFrames(parts, MAX_BATCH_BYTES);
+    // DATA must not overtake an OPEN that waits.
+    while (bytes < MAX_BATCH_BYTES && frames.length === 0) {
       const added = nextTurn(parts);
       if (added === 0) break;
       bytes += added;
     }
-    // A stream that wrote its last byte in this batch ends in it too.
-    bytes += drainFrames(parts);
-    return bytes === 0 ? undefined : Buffer.concat(parts, bytes);
+    return bytes === 0 ? undefined : join(parts, bytes);
   };
 
   const pump = async (): Promise<void> => {
@@ -111,6 +132,8 @@ export const createLane = (
       onFailure(error);
     }
     writing = false;
+    // An idle leg holds none of it.
+    memory = undefined;
   };
 
   const schedule = (): void => {

@@ -50,6 +50,11 @@ class LegFault extends Error {
 
 /** RTT that is reckoned with where the transport cannot tell, ms. */
 const ASSUMED_RTT_MS = 50;
+/**
+ * The least RTT that is reckoned with, ms: QUIC tells whole ones, 0 on a local network, where what counts is how long
+ * both sides take to be woken.
+ */
+const SHORTEST_RTT_MS = 5;
 /** Codes that a `goodbye` may carry besides refusals; another one counts as `closed`. */
 const CLOSE_CODES: ReadonlySet<string> = new Set<LegCloseCode>([
   'closed',
@@ -163,7 +168,7 @@ export const createLeg = (parts: LegParts): Leg => {
       granted += bytes;
       return true;
     },
-    rttMs: () => connection.stats().rttMs ?? ASSUMED_RTT_MS,
+    rttMs: () => Math.max(connection.stats().rttMs ?? ASSUMED_RTT_MS, SHORTEST_RTT_MS),
     monotonic: () => clock.monotonic(),
   };
 
