@@ -80,6 +80,8 @@ export const DEFAULT_DRAIN_MS = 30_000;
 const DRAIN_GRACE_MS = 500;
 /** How often it is looked whether the last stream has ended, ms. */
 const DRAIN_CHECK_MS = 50;
+/** The longest interval there is, ms (2^31 − 1). */
+const MAX_INTERVAL_MS = 2_147_483_647;
 /** Problems that `status()` shows. */
 const KEPT_PROBLEMS = 10;
 /** The list of gateways is asked for again not more often than this, ms. */
@@ -182,6 +184,8 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     });
     await running.enrolment.run({ signal: stopping.signal });
   };
+  // Timers and QUIC connections do not keep a process alive; a client that is not closed does.
+  const alive = setInterval(() => undefined, MAX_INTERVAL_MS);
   const starting = start().catch((error: unknown) => {
     if (stopping.signal.aborted) return;
     report(error as Error);
@@ -201,6 +205,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     dialer.abort();
     await starting;
     running?.quic.close();
+    clearInterval(alive);
     setState('closed');
   };
 

@@ -161,7 +161,7 @@ export const createSupervisor = (deps: SupervisorDeps, limits: SupervisorLimits 
 
   const adopt = (leg: Leg, gateway: GatewayAddress): Managed => {
     const now = clock.monotonic();
-    const gatewayId = leg.greeting.type === 'welcome' ? leg.greeting.gatewayId : gateway.id;
+    const gatewayId = gatewayIdOf(leg, gateway);
     const managed: Managed = {
       leg,
       gatewayId,
@@ -189,6 +189,21 @@ export const createSupervisor = (deps: SupervisorDeps, limits: SupervisorLimits 
   };
 
   // ---- one gateway
+
+  /**
+   * Several gateways may stand behind one address: a leg may end at another one than was meant. The slot is then that
+   * one's; false where it has a leg already.
+   */
+  const settle = (slot: Slot, gatewayId: string): boolean => {
+    if (gatewayId === slot.gateway.id) return true;
+    const other = slots.get(gatewayId);
+    if (other && [...legs].some((entry) => entry.gatewayId === gatewayId && entry.state === 'up')) return false;
+    other?.stop.abort(new DOMException('another leg has reached the gateway', 'AbortError'));
+    if (slots.get(slot.gateway.id) === slot) slots.delete(slot.gateway.id);
+    slot.gateway = { ...slot.gateway, id: gatewayId };
+    slots.set(gatewayId, slot);
+    return true;
+  };
 
   /** Resolves when the leg needs a successor. */
   const untilTrouble = (managed: Managed, signal: AbortSignal): Promise<void> =>
@@ -232,6 +247,12 @@ export const createSupervisor = (deps: SupervisorDeps, limits: SupervisorLimits 
           const replaces = old && legs.has(old) ? { replaces: old.leg.id } : {};
           const leg = await deps.dial(slot.gateway, { signal: either, ...replaces });
           backoff.succeeded();
+          if (!settle(slot, gatewayIdOf(leg, slot.gateway))) {
+            if (slots.get(slot.gateway.id) === slot) slots.delete(slot.gateway.id);
+            slot.stop.abort(new DOMException('there is a leg to the gateway behind this address', 'AbortError'));
+            await leg.close('replaced');
+            signal.throwIfAborted();
+          }
           return adopt(leg, slot.gateway);
         } catch (error) {
           either.throwIfAborted();
@@ -306,6 +327,9 @@ export const createSupervisor = (deps: SupervisorDeps, limits: SupervisorLimits 
     },
   };
 };
+
+const gatewayIdOf = (leg: Leg, dialled: GatewayAddress): string =>
+  leg.greeting.type === 'welcome' ? leg.greeting.gatewayId : dialled.id;
 
 const isMembershipRefusal = ({ code }: RefusedError): boolean =>
   ['membership_invalid', 'membership_expired', 'key_mismatch', 'revoked', 'runner_unknown', 'clock_skew'].includes(

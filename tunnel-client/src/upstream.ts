@@ -128,9 +128,9 @@ export const startTls = (
       resolve({
         duplex: secure,
         reset() {
-          // TLSSocket.resetAndDestroy() throws on a wrapped socket; without close_notify it is a truncation all the same.
+          // The socket below: TLSSocket.resetAndDestroy() throws on one that was wrapped.
+          socket.resetAndDestroy();
           secure.destroy();
-          socket.destroy();
         },
       });
     });
