@@ -17,6 +17,7 @@ import { listenInternal, type InternalListener } from './observability/internal-
 import { loadOrCreateToken } from './observability/internal-token.ts';
 import type { Logger } from './observability/log.ts';
 import { createMetrics, type Metrics } from './observability/metrics.ts';
+import { createCallbackHost } from './oauth/callback-host.ts';
 import { createForwarder } from './proxy/forwarder.ts';
 import { isNoIPv6, listenError, StartError } from './start-error.ts';
 import { createAcceptor, type Acceptor } from './tunnels/acceptor.ts';
@@ -226,6 +227,8 @@ const makeParts = async (
     onRenew: (result) => metrics.joined(result),
   });
   closers.add('hosts', () => hosts.close());
+  const callbacks = await createCallbackHost({ directory, registry, clock, log }, limits);
+  closers.add('callbacks', () => callbacks.close());
   const forwarder = createForwarder({ route: (id) => registry.route(id), log, limits, clock });
   closers.add('forwarder', () => forwarder.close());
   const certificates = await openCertificateStore(config, log, clock);
@@ -236,7 +239,11 @@ const makeParts = async (
     publicPort,
     certificates,
     forwarder,
-    handlers: { apex: hosts.apex, api: hosts.api },
+    handlers: {
+      apex: hosts.apex,
+      api: hosts.api,
+      runner: (exchange, runnerId) => callbacks.serve(exchange, runnerId),
+    },
     log,
     clock,
     limits,

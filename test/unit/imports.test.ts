@@ -50,6 +50,10 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
   ['gateway/src/tunnels/', ['gateway/src/directory/', 'gateway base', 'shared']],
   ['gateway/src/access/', ['gateway/src/tunnels/', 'gateway/src/directory/', 'gateway base', 'shared']],
   ['gateway/src/proxy/', ['gateway/src/access/', 'gateway/src/tunnels/', 'gateway base', 'shared']],
+  [
+    'gateway/src/logs/',
+    ['gateway/src/proxy/', 'gateway/src/access/', 'gateway/src/tunnels/route.ts', 'gateway base', 'shared'],
+  ],
   ['gateway/src/edge/', ['gateway/src/proxy/', 'gateway/src/access/', 'gateway base', 'shared']],
   ['gateway/src/api/', ['gateway/src/directory/', 'gateway base', 'shared']],
   ['gateway/src/observability/log.ts', ['shared']],
@@ -58,12 +62,23 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
     ['gateway/src/proxy/exchange.ts', 'gateway/src/tunnels/', 'gateway/src/directory/', 'gateway base', 'shared'],
   ],
   ['gateway/src/hosts/', ['gateway/src/api/', 'gateway/src/proxy/exchange.ts', 'gateway base', 'shared']],
+  [
+    'gateway/src/oauth/',
+    [
+      'gateway/src/hosts/fastify-host.ts',
+      'gateway/src/proxy/',
+      'gateway/src/tunnels/',
+      'gateway/src/directory/',
+      'gateway base',
+      'shared',
+    ],
+  ],
   ['gateway/src/start-error.ts', ['gateway base', 'shared']],
   // The composition root wires everything below the command line.
   ['gateway/src/gateway.ts', ['gateway/src/', 'shared']],
   [
     'gateway/src/cli/',
-    ['gateway/src/gateway.ts', 'gateway/src/observability/', 'gateway/src/directory/', 'gateway base', 'shared'],
+    ['gateway/src/gateway.ts', 'gateway/src/observability/', 'gateway/src/access/', 'gateway/src/directory/', 'gateway base', 'shared'],
   ],
   ['gateway/src/main.ts', ['gateway/src/cli/', 'gateway base', 'shared']],
 

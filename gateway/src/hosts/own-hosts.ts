@@ -4,10 +4,9 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { registerApi, type ApiDeps } from '../api/api.ts';
-import type { GatewayErrorCode } from '../errors.ts';
 import type { Exchange } from '../proxy/exchange.ts';
+import { createFastifyHost, failReply } from './fastify-host.ts';
 import { landingPage, LANDING_PAGE_POLICY } from './landing-page.ts';
 
 export type HostHandler = (
@@ -22,40 +21,8 @@ export interface OwnHosts {
   close(): Promise<void>;
 }
 
-type ExchangeOf = (request: FastifyRequest) => Exchange;
-
-/** Fastify behind the edge: it learns the exchange of each request, and leaves errors to the edge's error pages. */
-const createHost = (register: (app: FastifyInstance, exchangeOf: ExchangeOf) => void) => {
-  const exchanges = new WeakMap<object, Exchange>();
-  const exchangeOf: ExchangeOf = (request) => {
-    const exchange = exchanges.get(request.raw);
-    if (!exchange) throw new Error('the request did not come through the edge');
-    return exchange;
-  };
-  const app = Fastify({ genReqId: (raw) => exchanges.get(raw)?.requestId ?? '' });
-  const fail = (request: FastifyRequest, reply: FastifyReply, code: GatewayErrorCode, cause?: unknown): void => {
-    reply.hijack();
-    exchangeOf(request).fail(code, { cause });
-  };
-  app.setNotFoundHandler((request, reply) => fail(request, reply, 'not_found'));
-  app.setErrorHandler((error: Error & { statusCode?: number }, request, reply) => {
-    const isClients = error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500;
-    fail(request, reply, isClients ? 'bad_request' : 'internal', error);
-  });
-  app.addHook('onRequest', async (request, reply) => {
-    void reply.header('x-request-id', exchangeOf(request).requestId);
-  });
-  register(app, exchangeOf);
-  const handler: HostHandler = (request, response, exchange) => {
-    exchanges.set(request, exchange);
-    // Fastify's types know the HTTP/1 classes only; node:http2's are compatible as far as it uses them.
-    app.routing(request as IncomingMessage, response as ServerResponse);
-  };
-  return { app, handler };
-};
-
 export const createOwnHosts = async (deps: ApiDeps): Promise<OwnHosts> => {
-  const apex = createHost((app, exchangeOf) => {
+  const apex = createFastifyHost((app, exchangeOf) => {
     app.get('/', (request, reply) => {
       void reply
         .type('text/html; charset=utf-8')
@@ -69,19 +36,18 @@ export const createOwnHosts = async (deps: ApiDeps): Promise<OwnHosts> => {
       url: '/',
       // Before the body is looked at, whatever its type.
       async onRequest(request, reply) {
-        reply.hijack();
-        exchangeOf(request).fail('method_not_allowed');
+        failReply(reply, exchangeOf(request), 'method_not_allowed');
       },
       handler() {},
     });
   });
-  const api = createHost((app, exchangeOf) =>
+  const api = createFastifyHost((app, exchangeOf) =>
     registerApi(app, { ...deps, clientAddress: (request) => exchangeOf(request).clientAddress }),
   );
   await Promise.all([apex.app.ready(), api.app.ready()]);
   return {
-    apex: apex.handler,
-    api: api.handler,
+    apex: (_request, _response, exchange) => apex.serve(exchange),
+    api: (_request, _response, exchange) => api.serve(exchange),
     async close() {
       await Promise.all([apex.app.close(), api.app.close()]);
     },
