@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { systemClock, type Clock } from '../../shared/src/clock.ts';
 import type { IdentityKey } from '../../shared/src/identity/keys.ts';
 import { parseGatewayConfig, type GatewayConfig } from '../../gateway/src/config.ts';
+import type { Directory } from '../../gateway/src/directory/directory.ts';
 import { startGateway, type Gateway } from '../../gateway/src/gateway.ts';
 import type { GatewayLimits } from '../../gateway/src/limits.ts';
 import { createLogger, type Logger } from '../../gateway/src/observability/log.ts';
@@ -67,6 +68,8 @@ export interface GatewayOptions {
   readonly stateDir?: string;
   readonly clock?: Clock;
   readonly key?: IdentityKey;
+  /** Shared with another gateway; absent: one of its own. */
+  readonly directory?: Directory;
   readonly httpsPort?: number;
   readonly quicPort?: number;
   readonly limits?: Partial<GatewayLimits>;
@@ -169,7 +172,12 @@ export const startTestGateway = async (options: GatewayOptions = {}): Promise<Te
   const kept = keepLog();
   const gateway = await startGateway(
     testConfig(stateDir, options),
-    { log: kept.log, clock: options.clock ?? systemClock, ...(options.key ? { key: options.key } : {}) },
+    {
+      log: kept.log,
+      clock: options.clock ?? systemClock,
+      ...(options.key ? { key: options.key } : {}),
+      ...(options.directory ? { directory: options.directory } : {}),
+    },
     { signal: new AbortController().signal },
   );
   const httpsPort = gateway.addresses.https[0]?.port ?? 0;
