@@ -333,11 +333,13 @@ describe('dialer: TLS to the upstream', () => {
         onSocket(socket);
       },
     );
+    const raw: Socket[] = [];
+    server.on('connection', (socket: Socket) => raw.push(socket));
     server.on('tlsClientError', () => undefined);
     servers.push(server);
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
-    return { port: (server.address() as AddressInfo).port, names };
+    return { port: (server.address() as AddressInfo).port, names, raw };
   };
 
   it('speaks TLS where the port is https or the stream asks for it, without verifying, with the host as SNI', async () => {
@@ -392,19 +394,21 @@ describe('dialer: TLS to the upstream', () => {
 
   it('passes a reset on through TLS, in both directions', async () => {
     const sockets: Socket[] = [];
-    const { port } = await startTls((socket) => sockets.push(socket.resume()));
+    const { port, raw } = await startTls((socket) => sockets.push(socket.resume()));
     const world = await startWorld([environment(port, { protocol: 'https' })]);
     const first = world.open({ port });
     await first.connected;
     first.destroy();
     await until(() => sockets[0]?.destroyed === true);
+    assert.equal(sockets[0]?.readableEnded, false, 'it is no clean end');
 
     const second = world.open({ port });
     await second.connected;
     await until(() => sockets.length === 2);
-    sockets[1]?.destroy();
+    raw[1]?.resetAndDestroy();
     const error = await closing(second.resume());
-    assert.ok(error === null || error instanceof StreamResetError);
+    assert.ok(error instanceof StreamResetError);
+    assert.equal(error.code, 'upstream_reset');
   });
 });
 
