@@ -116,14 +116,15 @@ export const join = async (
   exchange: UpgradeExchange,
   upstream: Duplex,
   deps: { clock: Clock },
-  limits: Pick<GatewayLimits, 'idleStreamTimeoutMs' | 'stalledStreamTimeoutMs'>,
+  limits: Pick<GatewayLimits, 'stalledStreamTimeoutMs'>,
 ): Promise<void> => {
   const client = exchange.socket;
   const { record } = exchange;
   const watch = watchFlow(
     deps.clock,
-    { idleMs: limits.idleStreamTimeoutMs, stalledMs: limits.stalledStreamTimeoutMs },
-    (reason) => upstream.destroy(new GatewayFailure('upstream_timeout', `the upgraded stream is ${reason}`)),
+    // Silence is no fault here: editors keep sockets open overnight. TCP keep-alive finds clients that are gone.
+    { idleMs: Infinity, stalledMs: limits.stalledStreamTimeoutMs },
+    () => upstream.destroy(new GatewayFailure('upstream_timeout', 'the client takes nothing')),
   );
   const moved = (to: Duplex): void => {
     watch.moved();
