@@ -40,7 +40,7 @@ export const GATEWAY_LIMITS = {
   maxResponseHeaderBytes: 16 << 10,
   /** Interim responses (1xx) before the final one; real ones are one or two. Beyond: 502. */
   informationalResponses: 64,
-  /** A response or upgraded stream on which nothing moves in either direction while neither end is blocked. Beyond: cut. */
+  /** A response on which nothing moves in either direction while neither end is blocked. Upgraded streams may be silent. Beyond: cut. */
   idleStreamTimeoutMs: 3_600_000,
   /** A client that takes nothing of what waits for it. Beyond: the stream is cut and its memory freed. */
   stalledStreamTimeoutMs: 300_000,
