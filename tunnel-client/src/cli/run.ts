@@ -21,7 +21,14 @@ const REDACTED = ['exchangeToken', 'token', 'membership', 'authorization'].flatM
 
 const createLogger = (config: ClientConfig, io: CliIo): Logger =>
   pino(
-    { level: config.logLevel, base: null, redact: REDACTED, timestamp: pino.stdTimeFunctions.isoTime },
+    {
+      level: config.logLevel,
+      base: null,
+      redact: REDACTED,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      // The word, as in the gateway's log.
+      formatters: { level: (label) => ({ level: label }) },
+    },
     { write: io.err },
   );
 
