@@ -9,14 +9,17 @@ export interface GatewayUrl {
 
 const EXAMPLE = 'it looks like https://api.gateway.example or https://api.gateway.example:8443';
 
+/** `new URL` would take the host for a scheme. */
+const BARE_HOST = /^api\.[a-z0-9.-]+(?::\d+)?$/i;
+
 /** Throws RangeError with a sentence for the person who wrote it. */
 export const parseGatewayUrl = (text: string): GatewayUrl => {
+  if (BARE_HOST.test(text)) throw new RangeError(`"${text}" has no https:// in front: did you mean https://${text}?`);
   let url: URL;
   try {
     url = new URL(text);
   } catch (cause) {
-    const hint = /^api\.[a-z0-9.-]+(?::\d+)?$/i.test(text) ? `: did you mean https://${text}?` : `: ${EXAMPLE}`;
-    throw new RangeError(`"${text}" is not the URL of a gateway${hint}`, { cause });
+    throw new RangeError(`"${text}" is not the URL of a gateway: ${EXAMPLE}`, { cause });
   }
   const suggestion = `https://${url.hostname.startsWith('api.') ? '' : 'api.'}${url.host}`;
   if (url.protocol === 'http:')
