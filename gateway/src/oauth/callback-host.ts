@@ -13,7 +13,7 @@ import httpProxy from '@fastify/http-proxy';
 import type { FastifyRequest } from 'fastify';
 import { Client, type Dispatcher } from 'undici';
 import type { Clock } from '../../../shared/src/clock.ts';
-import { describeError } from '../../../shared/src/errors.ts';
+import { describeError, LegClosedError, StreamResetError } from '../../../shared/src/errors.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import { createFastifyHost, type ExchangeOf } from '../hosts/fastify-host.ts';
 import type { GatewayLimits } from '../limits.ts';
@@ -80,7 +80,11 @@ interface Callback {
   readonly runnerId: string;
   readonly headers: FieldMap;
   readonly traceParent: string;
+  /** Why there is no answer, before reply-from wraps it. */
+  failure?: unknown;
 }
+
+const isCut = (error: Error | null): boolean => error instanceof StreamResetError || error instanceof LegClosedError;
 
 /** What reply-from uses of undici. */
 interface Requester {
@@ -120,9 +124,9 @@ export const createCallbackHost = async (deps: CallbackHostDeps, limits: Callbac
       const stream = await streams.open({ runnerId, requestId, traceParent }, { signal });
       record.legId = stream.leg.id;
       record.tunnelMs = clock.monotonic() - exchange.startedAt;
-      // undici takes any close for the end of an answer without a length.
+      // undici takes any close for the end of an answer without a length; it ends streams with errors of its own, too.
       stream.once('close', () => {
-        if (stream.errored && exchange.response.headersSent && !exchange.response.writableEnded) {
+        if (isCut(stream.errored) && exchange.response.headersSent && !exchange.response.writableEnded) {
           exchange.fail('login_interrupted', { cause: stream.errored });
         }
       });
@@ -156,7 +160,10 @@ export const createCallbackHost = async (deps: CallbackHostDeps, limits: Callbac
       const { exchange } = found;
       const client = createClient(options.origin, found);
       client.request({ ...options, signal: exchange.signal }, (error, data) => {
-        if (error) return callback(error);
+        if (error) {
+          found.failure = error;
+          return callback(error);
+        }
         exchange.record.upstreamMs = clock.monotonic() - exchange.startedAt;
         const counted = new Transform({
           transform(chunk: Buffer, _encoding, done) {
@@ -227,7 +234,8 @@ export const createCallbackHost = async (deps: CallbackHostDeps, limits: Callbac
           },
           onError(reply, { error }) {
             reply.hijack();
-            fail(exchangeOf(reply.request as FastifyRequest), error);
+            const exchange = exchangeOf(reply.request as FastifyRequest);
+            fail(exchange, callbacks.get(exchange.requestId)?.failure ?? error);
           },
         },
       });

@@ -1,6 +1,6 @@
 /** What the client is told when a login could not be finished. */
 import type { GatewayErrorCode } from '../errors.ts';
-import { errorOf, GatewayFailure } from '../proxy/upstream-errors.ts';
+import { errorOf } from '../proxy/upstream-errors.ts';
 
 /**
  * Codes for ports whose text speaks of ports, or whose page would ask again by itself: a login is started anew
@@ -28,9 +28,6 @@ const FASTIFY_CODES: Readonly<Record<string, GatewayErrorCode>> = {
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'bad_request',
   FST_REPLY_FROM_BAD_GATEWAY: 'upstream_invalid',
 };
-/** @fastify/reply-from wraps what undici said in errors of its own. */
-const WRAPPED = /^FST_REPLY_FROM_/;
-
 const codeOf = (error: unknown): string | undefined => {
   const code = (error as { readonly code?: unknown } | undefined)?.code;
   return typeof code === 'string' ? code : undefined;
@@ -38,11 +35,10 @@ const codeOf = (error: unknown): string | undefined => {
 
 export const loginError = (error: unknown): GatewayErrorCode => {
   const code = codeOf(error);
-  if (code !== undefined && WRAPPED.test(code) && error instanceof Error && error.cause) return loginError(error.cause);
   const known = code === undefined ? undefined : FASTIFY_CODES[code];
   if (known) return known;
   if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') return 'upstream_timeout';
-  if (!(error instanceof GatewayFailure) && code?.startsWith('FST_')) {
+  if (code?.startsWith('FST_')) {
     const { statusCode } = error as { readonly statusCode?: number };
     return statusCode !== undefined && statusCode < 500 ? 'bad_request' : 'internal';
   }
