@@ -6,12 +6,17 @@ import { loadOrCreateKey, type IdentityKey } from '../../shared/src/identity/key
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
 import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.ts';
+import { createLogAccess } from './access/log-access.ts';
+import { createTokenKeySource } from './access/token-keys.ts';
+import { createTokenVerifier } from './access/tokens.ts';
 import type { GatewayConfig, InternalAddress, ListenAddress } from './config.ts';
 import type { Directory } from './directory/directory.ts';
 import { openEmbeddedDirectory } from './directory/embedded.ts';
 import { CertificateError, loadCertificates, type CertificateStore } from './edge/certificates.ts';
 import { createEdge, type Edge } from './edge/edge.ts';
 import { createOwnHosts } from './hosts/own-hosts.ts';
+import { createLogsHost } from './logs/logs-host.ts';
+import { createViewerPage } from './logs/viewer-page.ts';
 import { createAccessLog } from './observability/access-log.ts';
 import { listenInternal, type InternalListener } from './observability/internal-listener.ts';
 import { loadOrCreateToken } from './observability/internal-token.ts';
@@ -231,6 +236,15 @@ const makeParts = async (
   closers.add('callbacks', () => callbacks.close());
   const forwarder = createForwarder({ route: (id) => registry.route(id), log, limits, clock });
   closers.add('forwarder', () => forwarder.close());
+  const tokenKeys = createTokenKeySource({ directory, clock });
+  closers.add('token keys', () => tokenKeys.close());
+  const logs = createLogsHost({
+    access: createLogAccess({ verifier: createTokenVerifier({ keys: tokenKeys, clock }) }),
+    route: (id) => registry.route(id),
+    forwarder,
+    page: createViewerPage(),
+    clock,
+  });
   const certificates = await openCertificateStore(config, log, clock);
   const logExchange = createAccessLog(log);
   const edge = createEdge({
@@ -242,6 +256,7 @@ const makeParts = async (
     handlers: {
       apex: hosts.apex,
       api: hosts.api,
+      logs,
       runner: (exchange, runnerId) => callbacks.serve(exchange, runnerId),
     },
     log,

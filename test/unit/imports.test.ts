@@ -78,7 +78,14 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
   ['gateway/src/gateway.ts', ['gateway/src/', 'shared']],
   [
     'gateway/src/cli/',
-    ['gateway/src/gateway.ts', 'gateway/src/observability/', 'gateway/src/access/', 'gateway/src/directory/', 'gateway base', 'shared'],
+    [
+      'gateway/src/gateway.ts',
+      'gateway/src/observability/',
+      'gateway/src/access/',
+      'gateway/src/directory/',
+      'gateway base',
+      'shared',
+    ],
   ],
   ['gateway/src/main.ts', ['gateway/src/cli/', 'gateway base', 'shared']],
 

@@ -3,6 +3,7 @@
  */
 import { Command, CommanderError, Option } from 'commander';
 import { describeError, RefusedError } from '../../../shared/src/errors.ts';
+import { TOKEN_SCOPES } from '../access/tokens.ts';
 import { ConfigError } from '../config.ts';
 import { DirectoryConflictError } from '../directory/directory.ts';
 import type { CliWorld } from './context.ts';
@@ -10,6 +11,7 @@ import { listEnvironments, moveEnvironment, releaseEnvironment } from './environ
 import { checkHealth } from './health.ts';
 import { createRunner, createToken, listRunners, revokeRunner } from './runner.ts';
 import { serve } from './serve.ts';
+import { createAccessToken, rotateTokenKeys } from './token.ts';
 
 export type { CliWorld } from './context.ts';
 
@@ -75,6 +77,24 @@ const addEnvironmentCommands = (program: Command, world: CliWorld): void => {
     .action((id: string, options: Parameters<typeof moveEnvironment>[2]) => moveEnvironment(world, id, options));
 };
 
+const addTokenCommands = (program: Command, world: CliWorld): void => {
+  const token = program.command('token').description('tokens that open ports and logs of one environment, for an hour');
+  addCommand(token, 'create', 'make a token', [
+    new Option('--scope <scope>', 'port: one port; logs: the log; ops: everything else on the log port')
+      .choices(TOKEN_SCOPES)
+      .makeOptionMandatory(),
+    new Option('--environment <id>', 'id of the environment').makeOptionMandatory(),
+    new Option('--port <number>', 'the port, with --scope port'),
+    new Option('--user <id>', 'for whom, as it shall stand in the token'),
+    tokenFileOption(),
+    jsonOption(),
+  ]).action((options: Parameters<typeof createAccessToken>[1]) => createAccessToken(world, options));
+  addCommand(token, 'rotate-keys', 'sign with a new key from now on; tokens made before stay good until they expire', [
+    new Option('--void', 'tokens made before are refused at once'),
+    jsonOption(),
+  ]).action((options: Parameters<typeof rotateTokenKeys>[1]) => rotateTokenKeys(world, options));
+};
+
 const createProgram = (world: CliWorld): Command => {
   const program = new Command('gateway')
     .description('Carries HTTPS from the internet through tunnels to environments in private networks')
@@ -89,6 +109,7 @@ const createProgram = (world: CliWorld): Command => {
   );
   addRunnerCommands(program, world);
   addEnvironmentCommands(program, world);
+  addTokenCommands(program, world);
   addCommand(program, 'health', 'ask the running gateway whether it is ready', [jsonOption()]).action(
     (options: Parameters<typeof checkHealth>[1]) => checkHealth(world, options),
   );

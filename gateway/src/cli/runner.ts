@@ -1,5 +1,4 @@
 /** `gateway runner …` */
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { publicUrl } from '../../../shared/src/hostname.ts';
 import { keyFingerprint } from '../../../shared/src/identity/keys.ts';
@@ -8,6 +7,7 @@ import type { ExchangeToken, Runner } from '../directory/directory.ts';
 import { CliError, loadConfig, withDirectory } from './context.ts';
 import type { CliWorld } from './context.ts';
 import { formatFields, formatJson, formatTable, formatTime, jsonTime, shellWord } from './output.ts';
+import { writeTokenFile } from './token-file.ts';
 
 export interface RunnerOptions {
   readonly config?: string;
@@ -50,22 +50,6 @@ const joinCommand = (config: GatewayConfig, runnerId: string, tokenFile: string)
   // A self-signed gateway is trusted by its certificate, which has to be carried to the runner as well.
   const ca = config.tls.length === 0 ? ['--ca', join(config.stateDir, 'self-signed', 'certificate.pem')] : [];
   return [...program, ...args, ...ca, '--expose', '3000'].map(shellWord).join(' ');
-};
-
-/** For its owner only; a file that exists is left alone. */
-const writeTokenFile = async (path: string, token: string): Promise<void> => {
-  try {
-    const file = await open(path, 'wx', 0o600);
-    try {
-      await file.writeFile(`${token}\n`);
-    } finally {
-      await file.close();
-    }
-  } catch (error) {
-    throw new CliError(`The token cannot be written to ${path}. Name a new file in a directory that is writable`, {
-      cause: error,
-    });
-  }
 };
 
 /** Prints a token once, or writes it to the file that was asked for. */

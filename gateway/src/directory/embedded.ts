@@ -75,7 +75,10 @@ export const openEmbeddedDirectory = async (
   const { sweep: sweepRunners, ...runners } = createEmbeddedRunners(store);
   const { sweep: sweepEnvironments, ...environments } = createEmbeddedEnvironments(store);
   const authority = createAuthorities(store, options.issuer);
-  const { sweep: sweepTokenKeys, ...tokenKeys } = createEmbeddedTokenKeys(store, async () => (await authority()).issuer);
+  const { sweep: sweepTokenKeys, ...tokenKeys } = createEmbeddedTokenKeys(
+    store,
+    async () => (await authority()).issuer,
+  );
   let cancelSweep: (() => void) | undefined;
 
   const sweep = (): void => {

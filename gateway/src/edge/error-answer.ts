@@ -1,5 +1,6 @@
 /** The answer the gateway gives by itself: which form a client gets, and the headers that go with it. */
 import { GATEWAY_ERRORS, type GatewayErrorCode, type GatewayErrorEntry } from '../errors.ts';
+import { isNavigation } from '../proxy/navigation.ts';
 import { ERROR_PAGE_POLICY } from './error-page-assets.ts';
 import { errorText, renderErrorPage } from './error-page.ts';
 
@@ -40,21 +41,9 @@ const lowerCaseFields = (rawHeaders: readonly string[]): Map<string, string> => 
   return fields;
 };
 
-/** Whether a browser shows the answer as a page (design section 8, errors). */
-const isNavigation = (method: string, fields: ReadonlyMap<string, string>): boolean => {
-  const mode = fields.get('sec-fetch-mode');
-  if (mode !== undefined) return mode === 'navigate';
-  return (
-    (method === 'GET' || method === 'HEAD') &&
-    /\btext\/html\b/i.test(fields.get('accept') ?? '') &&
-    !fields.has('origin') &&
-    !fields.has('upgrade') &&
-    !fields.has('x-requested-with')
-  );
-};
-
-const chooseForm = (method: string, fields: ReadonlyMap<string, string>): Form => {
-  if (isNavigation(method, fields)) return 'html';
+const chooseForm = (method: string, rawHeaders: readonly string[]): Form => {
+  if (isNavigation(method, rawHeaders)) return 'html';
+  const fields = lowerCaseFields(rawHeaders);
   if (/\bjson\b/i.test(fields.get('accept') ?? '')) return 'json';
   return TERMINAL_CLIENTS.test(fields.get('user-agent') ?? '') ? 'text' : 'json';
 };
@@ -93,7 +82,7 @@ const renderBody = (form: Form, input: ErrorAnswerInput, retryAfterSeconds: numb
 export const buildErrorAnswer = (input: ErrorAnswerInput): ErrorAnswer => {
   const entry: GatewayErrorEntry = GATEWAY_ERRORS[input.code];
   const retryAfterSeconds = input.retryAfterSeconds ?? entry.retryAfterSeconds;
-  const form = chooseForm(input.method, lowerCaseFields(input.rawHeaders));
+  const form = chooseForm(input.method, input.rawHeaders);
   const body = renderBody(form, input, retryAfterSeconds);
   const headers: [string, string][] = [
     ['Content-Type', CONTENT_TYPES[form]],

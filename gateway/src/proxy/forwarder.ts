@@ -18,6 +18,7 @@ import { createRequestBody } from './request-body.ts';
 import { isIdempotent, nextStep } from './retry.ts';
 import { speaksTls } from './tls-probe.ts';
 import { beginSwitch, holdBytes, join, refusalResponse } from './upgrade.ts';
+import { createLogResponse } from './log-response.ts';
 import { errorOf, GatewayFailure } from './upstream-errors.ts';
 import { createUpstreamPool, type UpstreamConnection } from './upstream-pool.ts';
 
@@ -62,6 +63,9 @@ const hasBody = ({ request, rawHeaders }: Exchange): boolean => {
   return fieldValues(rawHeaders, 'content-length').some((value) => Number(value) > 0);
 };
 
+/** The way to the upstream is gone, which says nothing of the upstream. */
+const isPathLost = (error: unknown): boolean => ['tunnel_lost', 'draining', 'upstream_reset'].includes(errorOf(error));
+
 export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   const clock = deps.clock ?? systemClock;
   const { limits, observe } = deps;
@@ -81,7 +85,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     plan: Plan,
     trace: string,
   ): Target => ({
-    kind: 'port',
+    kind: target.kind ?? 'port',
     environmentId: target.environmentId,
     port: target.port,
     tls: plan.tls,
@@ -178,16 +182,24 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     const plan = await planRequest(exchange, target, deps.route);
     const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local });
     const to = tunnelTarget(exchange, target, plan, traceParent);
-    const response = createClientResponse(exchange.response, {
+    const plain = createClientResponse(exchange.response, {
       method: exchange.method,
       version: exchange.request.httpVersion,
     });
+    const logResponse =
+      target.kind === 'logs'
+        ? createLogResponse(plain, { target: exchange.target, fileName: target.fileName })
+        : undefined;
+    const response = logResponse ?? plain;
     const body = createBody(exchange, response);
     const responseOptions: ResponseOptions = { host: exchange.host, authority: exchange.authority, local: plan.local };
     try {
       await send({ exchange, response, headers, body, responseOptions, onHead: onHead(exchange) }, plan, (leg, fresh) =>
         acquireConnection(pool, { leg, target: to, fresh }, waitOptions(exchange.signal)),
       );
+    } catch (error) {
+      // A follower comes again and goes on where this ends.
+      if (exchange.signal.aborted || !logResponse || !isPathLost(error) || !logResponse.endAtLine()) throw error;
     } finally {
       body?.source.stop();
     }

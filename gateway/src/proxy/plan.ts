@@ -6,8 +6,12 @@ import type { Exchange, UpgradeExchange } from './exchange.ts';
 import { MAX_HOPS, passedHops, type LocalHost } from './headers.ts';
 import { GatewayFailure } from './upstream-errors.ts';
 
-/** What a port host addresses. */
+/** What a port host or a log host addresses. */
 export interface ForwardTarget {
+  /** `logs`: the log server, whose access is checked before; absent: a port. */
+  readonly kind?: 'port' | 'logs';
+  /** With `logs`: the answer is a file to keep, under this name. */
+  readonly fileName?: string;
   readonly environmentId: string;
   readonly port: number;
   /** The "s" of the port host: TLS to the upstream. */
@@ -44,6 +48,11 @@ export const planRequest = async (
     throw new GatewayFailure('directory_unavailable', 'the environment could not be looked up', { cause: error });
   }
   if (found.kind !== 'unknown') record.runnerId = found.runnerId;
+  if (target.kind === 'logs') {
+    if (found.kind === 'unknown') throw new GatewayFailure('unknown_environment', 'there is no such environment');
+    if (found.kind === 'offline') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
+    return { legs: found.legs, tls: false, local: undefined, hop };
+  }
   const admission = admit(found, target.port, target.tls);
   if (!admission.allow) throw new GatewayFailure(admission.error, 'not admitted');
   if (found.kind !== 'online') throw new GatewayFailure('runner_offline', 'no leg carries the environment');

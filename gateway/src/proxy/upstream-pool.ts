@@ -73,7 +73,7 @@ export interface UpstreamPool {
 }
 
 const keyOf = (leg: Leg, target: Target): string =>
-  `${leg.id} ${target.environmentId} ${target.port}${target.tls ? 's' : ''}`;
+  `${leg.id} ${target.kind} ${target.environmentId} ${target.port}${target.tls ? 's' : ''}`;
 
 const remove = <T>(list: T[], entry: T): void => {
   const index = list.indexOf(entry);
