@@ -273,7 +273,7 @@ export const createSupervisor = (deps: SupervisorDeps, limits: SupervisorLimits 
 
   const runSlot = async (slot: Slot, startInMs: number, signal: AbortSignal): Promise<void> => {
     const backoff = createBackoff({ clock, random: deps.random }, RECONNECT_BACKOFF);
-    await delay(clock, startInMs, signal);
+    if (startInMs > 0) await delay(clock, startInMs, signal);
     let current = await establish(slot, undefined, backoff, signal);
     while (current) {
       await untilTrouble(current, signal);
@@ -316,7 +316,7 @@ export const createSupervisor = (deps: SupervisorDeps, limits: SupervisorLimits 
       );
       const offset = slots.size;
       missing.slice(0, Math.max(0, limits.gateways - offset)).forEach((gateway, index) => {
-        startSlot(gateway, offset === 0 && index === 0 ? 0 : (index + 1) * limits.spreadMs);
+        startSlot(gateway, (offset === 0 ? index : index + 1) * limits.spreadMs);
       });
     },
     retryNow: () => waker.wake(),
