@@ -164,9 +164,15 @@ describe('answers', () => {
   let upstream: CountingUpstream;
   let host: string;
   const content = randomBytes(100_000);
+  const openEvents: (() => void)[] = [];
   before(async () => {
     upstream = await httpApplication((request, response) => {
       const path = request.url ?? '';
+      if (path === '/events') {
+        response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n');
+        openEvents.push(() => void response.end('data: 2\n\n'));
+        return;
+      }
       if (path === '/cookies') {
         response.setHeader('set-cookie', [
           'a=1; Path=/; HttpOnly',
@@ -217,6 +223,21 @@ describe('answers', () => {
     session.close();
     return { status: Number(fields[':status']), headers: fields, body: Buffer.concat(chunks) };
   };
+
+  it('are passed on as they come: the first event is there while the response is open, over both', async () => {
+    const response = await open(way.to(host, '/events'));
+    const [first] = (await once(response, 'data')) as [Buffer];
+    assert.equal(first.toString(), 'data: 1\n\n');
+    const session = await way.connectH2(host);
+    const stream = session.request({ ':path': '/events' }, { endStream: true });
+    const [firstOfH2] = (await once(stream, 'data')) as [Buffer];
+    assert.equal(firstOfH2.toString(), 'data: 1\n\n');
+    assert.deepEqual([response.complete, stream.readableEnded, openEvents.length], [false, false, 2]);
+    for (const end of openEvents.splice(0)) end();
+    if (!response.readableEnded) await once(response.resume(), 'end');
+    if (!stream.readableEnded) await once(stream.resume(), 'end');
+    session.close();
+  });
 
   for (const [protocol, ask] of [['HTTP/1.1', overH1] as const, ['HTTP/2', overH2] as const]) {
     it(`${protocol}: cookies, HEAD, 204, 304 and ranges`, async () => {
