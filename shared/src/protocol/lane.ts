@@ -13,7 +13,7 @@ import {
 } from './frames.ts';
 import { MAX_BATCH_BYTES, MAX_QUEUED_FRAMES } from './limits.ts';
 
-/** The largest batch: one that was not yet full, and one more DATA frame, or the longest small frame. */
+/** The largest batch: one that was not yet full, and one more DATA frame, or small frame. */
 const BATCH_MEMORY_BYTES = MAX_BATCH_BYTES + FRAME_HEADER_BYTES + MAX_DATA_BYTES;
 /** Smaller batches get memory of their own size; fresh memory for each large one costs more than to fill it. */
 const REUSED_FROM_BYTES = 16 << 10;
@@ -120,6 +120,8 @@ export const createLane = (
       if (added === 0) break;
       bytes += added;
     }
+    // A stream that gave its last byte ends in the same batch.
+    bytes += drainFrames(parts, MAX_BATCH_BYTES - bytes);
     return bytes === 0 ? undefined : join(parts, bytes);
   };
 

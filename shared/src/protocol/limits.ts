@@ -51,7 +51,10 @@ export const LEG_LIMITS: LegLimits = {
 export const MAX_HANDSHAKE_MESSAGE_BYTES = 32 << 10;
 /** What a lane hands to its transport in one write, bytes: large enough for full speed, small enough to stay fair. */
 export const MAX_BATCH_BYTES = 128 << 10;
-/** What a tunnel stream takes from its writer before it has to wait, bytes; and holds for its reader beyond the credit. */
+/**
+ * What a tunnel stream takes from its writer, beyond one batch, before it has to wait, bytes; and holds for its reader
+ * beyond the credit.
+ */
 export const STREAM_BUFFER_BYTES = 64 << 10;
 /** Control frames (WINDOW, STATUS, RESET …) that wait in one lane. Beyond it the peer does not read: the leg closes. */
 export const MAX_QUEUED_FRAMES = 65_536;

@@ -10,7 +10,7 @@ import {
 import { createByteQueue, type ByteQueue } from './byte-queue.ts';
 import type { Lane, LaneSource } from './lane.ts';
 import type { IncomingTunnelStream, Leg, TunnelStream } from './leg.ts';
-import { STREAM_BUFFER_BYTES, type LegLimits } from './limits.ts';
+import { MAX_BATCH_BYTES, STREAM_BUFFER_BYTES, type LegLimits } from './limits.ts';
 import { encodeFin, encodeMove } from './frames.ts';
 import type { Target } from './target.ts';
 
@@ -54,6 +54,9 @@ interface EarlyStay {
 /** Stays on one lane that may wait for their MOVE. A direction moves at most once a second; more is a broken peer. */
 const MAX_EARLY_STAYS = 8;
 
+/** Chunks of a writer that wait for the lane; beyond it the writer waits. A batch of 16 KiB chunks has eight. */
+const MAX_QUEUED_CHUNKS = 64;
+
 const ignore = (): void => {};
 
 export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStream, LaneSource {
@@ -75,15 +78,19 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
   readonly #opener: boolean;
   #settle: { resolve: () => void; reject: (error: Error) => void } | undefined;
 
-  // Sending: chunks wait until the lane takes them; the writer is called back when the last one is taken.
-  #chunks: Uint8Array[] = [];
+  // Sending: chunks wait until the lane takes them. The writer is called back at once while they are less than a batch,
+  // so that small chunks leave together; after that, when the lane has taken enough.
+  readonly #chunks: Uint8Array[] = [];
   #offset = 0;
+  #queuedBytes = 0;
   #sendCredit: number;
   /** Monotonic ms when the credit was last used up; a second time within `bulkAfterMs` makes the direction bulk. */
   #exhaustedAt = -Infinity;
   #isBulk = false;
   #lastSentAt = 0;
   #written: ((error?: Error | null) => void) | undefined;
+  /** Called back when the last chunk has gone out, and FIN behind it. */
+  #final: ((error?: Error | null) => void) | undefined;
   #finSent = false;
 
   // Receiving: what the reader has not asked for waits here, within credit.
@@ -229,52 +236,65 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     this.#sendCredit -= length;
     this.bytesSent += length;
     this.#offset += length;
+    this.#queuedBytes -= length;
     if (this.#sendCredit === 0) this.#exhausted();
     if (this.#offset === chunk.byteLength) {
       this.#offset = 0;
       this.#chunks.shift();
-      if (this.#chunks.length === 0) {
-        const written = this.#written;
-        this.#written = undefined;
-        // The lane copies the payload in this tick, and only then may the writer have its memory back.
-        if (written) process.nextTick(written);
-      }
     }
+    if (this.#written && this.#hasRoom()) {
+      process.nextTick(this.#written);
+      this.#written = undefined;
+    }
+    // What is said here goes out behind the payload.
+    if (this.#final && this.#chunks.length === 0) this.#finish(this.#final);
     return payload;
   }
 
   // ---- Duplex
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
-    this.#send([chunk], callback);
+    this.#send([{ chunk }], callback);
   }
 
   override _writev(chunks: { chunk: Buffer }[], callback: (error?: Error | null) => void): void {
-    this.#send(
-      chunks.map(({ chunk }) => chunk),
-      callback,
-    );
+    this.#send(chunks, callback);
   }
 
-  #send(chunks: Buffer[], callback: (error?: Error | null) => void): void {
-    this.#chunks = chunks.filter((chunk) => chunk.length > 0);
-    if (this.#chunks.length === 0) return callback();
-    this.#written = callback;
-    if (this.sendLane !== this.lane) {
+  #send(chunks: readonly { chunk: Buffer }[], callback: (error?: Error | null) => void): void {
+    if (this.sendLane !== this.lane && this.#chunks.length === 0) {
       const now = this.#host.monotonic();
       if (now - this.#lastSentAt >= this.#host.limits.bulkIdleMs) this.#leaveBulk();
       this.#lastSentAt = now;
     }
+    for (const { chunk } of chunks) {
+      if (chunk.length === 0) continue;
+      this.#chunks.push(chunk);
+      this.#queuedBytes += chunk.length;
+    }
+    if (this.#hasRoom()) callback();
+    else this.#written = callback;
     this.#resume();
   }
 
+  /** Whether the writer need not wait. A tiny chunk costs far more than its bytes, so they are counted too. */
+  #hasRoom(): boolean {
+    return this.#queuedBytes < MAX_BATCH_BYTES && this.#chunks.length < MAX_QUEUED_CHUNKS;
+  }
+
   override _final(callback: (error?: Error | null) => void): void {
+    if (this.#over || this.#chunks.length === 0) this.#finish(callback);
+    else this.#final = callback;
+  }
+
+  #finish(callback: (error?: Error | null) => void): void {
+    this.#final = undefined;
     if (!this.#over) {
       this.#finSent = true;
       this.sendLane.control(encodeFin(this.id));
       this.#checkOver();
     }
-    callback();
+    process.nextTick(callback);
   }
 
   override _read(): void {
@@ -295,11 +315,14 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
       this.#host.forget(this);
     }
     this.#settle?.reject(error ?? new StreamResetError('cancelled', 'local'));
-    this.#chunks = [];
+    this.#chunks.length = 0;
     this.#early = undefined;
     while (this.#arrived.shift());
-    if (this.#written) process.nextTick(this.#written, error ?? new StreamResetError('cancelled', 'local'));
+    const cancelled = error ?? new StreamResetError('cancelled', 'local');
+    if (this.#written) process.nextTick(this.#written, cancelled);
+    if (this.#final) process.nextTick(this.#final, cancelled);
     this.#written = undefined;
+    this.#final = undefined;
     callback(error);
   }
 
