@@ -11,7 +11,7 @@
  * foreign Origin are refused before anything else.
  */
 import { once } from 'node:events';
-import { chmod, unlink } from 'node:fs/promises';
+import { chmod, lstat, unlink } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import * as z from 'zod';
@@ -219,7 +219,8 @@ const listen = async (
     await tryListen(server, address);
   } catch (error) {
     const isInUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
-    if (!isInUse || (await isAlive(address.path))) throw error;
+    const isSocket = isInUse && (await lstat(address.path)).isSocket();
+    if (!isSocket || (await isAlive(address.path))) throw error;
     // Left behind by a process that was killed.
     await unlink(address.path);
     await tryListen(server, address);
