@@ -240,9 +240,11 @@ test("docs/configuration.md has every key of the tunnel client's configuration, 
   const samples: Readonly<Record<string, string>> = {
     gateway: 'https://api.other.example',
     internal: 'unix:/run/x.sock',
+    oauth: 'http://127.0.0.1:8081',
     drainTimeout: '1s',
     logLevel: 'warn',
     logFormat: 'json',
+    oauth: 'http://127.0.0.1:8081',
     environments: '[{"id":"demo"}]',
   };
   for (const [key, variable] of rows) {
@@ -267,7 +269,7 @@ test('docs/configuration.md has every key of environments and ports, with its de
   for (const [key, value] of [...(environments?.rows ?? []), ...(ports?.rows ?? [])]) {
     if (value === 'needed' || value === '') continue;
     const expected = defaults[nameIn(key)];
-    assert.equal(nameIn(value), typeof expected === 'string' ? expected : JSON.stringify(expected), key);
+    assert.equal(nameIn(value), typeof expected === 'string' ? expected : JSON.stringify(expected), nameIn(key));
   }
 });
 
