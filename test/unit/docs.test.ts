@@ -244,7 +244,6 @@ test("docs/configuration.md has every key of the tunnel client's configuration, 
     drainTimeout: '1s',
     logLevel: 'warn',
     logFormat: 'json',
-    oauth: 'http://127.0.0.1:8081',
     environments: '[{"id":"demo"}]',
   };
   for (const [key, variable] of rows) {

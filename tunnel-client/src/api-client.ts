@@ -34,7 +34,8 @@ const TLS_HINTS: Readonly<Record<string, string>> = {
   ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another name; check the URL',
   CERT_HAS_EXPIRED: 'its certificate has expired, or the clock of this machine is wrong',
   CERT_NOT_YET_VALID: 'its certificate is not valid yet, or the clock of this machine is wrong',
-  ERR_SSL_WRONG_VERSION_NUMBER: 'something that does not speak TLS answers there; check host and port',
+  // How a write fails when the first answer is no TLS record.
+  EPROTO: 'something that does not speak TLS answers there; check host and port',
 };
 
 export interface ApiClientOptions {

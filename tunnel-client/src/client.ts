@@ -8,17 +8,20 @@
  */
 import { EventEmitter } from 'node:events';
 import { type Clock, delay, systemClock } from '../../shared/src/clock.ts';
-import { describeError } from '../../shared/src/errors.ts';
+import { describeError, TransportError } from '../../shared/src/errors.ts';
 import { ID_RULE, isId } from '../../shared/src/hostname.ts';
 import { keyFingerprint, loadOrCreateKey } from '../../shared/src/identity/keys.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { Environment } from '../../shared/src/protocol/messages.ts';
 import { createAnnouncer } from './announcer.ts';
+import { UnreachableError } from './api-client.ts';
 import { createDialer, type Dialer } from './dialer.ts';
 import { keyPath } from './enrolment-store.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
-import { type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
+import { announcementOf, type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
+import { createLogServer, type LogServer } from './log-server/log-server.ts';
 import { type Logger, silentLogger } from './logger.ts';
+import { callbackUrl, KNOWN_SCMS, parseOauthTarget } from './oauth-target.ts';
 import { createResolver } from './resolver.ts';
 import { type Running, startRunner } from './runner.ts';
 import {
@@ -32,6 +35,7 @@ import {
 export type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
 export { RefusedError } from '../../shared/src/errors.ts';
 export type { EnvironmentInput } from './environments.ts';
+export type { LogSettings } from './log-server/log-source.ts';
 export type { Logger } from './logger.ts';
 export type * from './status.ts';
 
@@ -46,6 +50,10 @@ export interface RunnerOptions {
   /** PEM of roots that are trusted beside those of the system. */
   readonly ca?: string;
   readonly environments?: readonly EnvironmentInput[];
+  /** `target`: URL of the runner's HTTP service, which gets `GET` and `POST /oauth/<scm>/callback`. */
+  readonly oauth?: { readonly target: string };
+  /** Environment variables of log commands; absent: those of the process. */
+  readonly commandVariables?: Readonly<Record<string, string | undefined>>;
   readonly logger?: Logger;
   readonly clock?: Clock;
   /** Program and version, for the operator's eyes. */
@@ -65,6 +73,8 @@ export interface RunnerClient {
   on<E extends keyof RunnerEvents>(event: E, listener: (...args: RunnerEvents[E]) => void): void;
   off<E extends keyof RunnerEvents>(event: E, listener: (...args: RunnerEvents[E]) => void): void;
   status(): RunnerStatus;
+  /** The URL of OAuth callbacks, to be registered with an SCM: it never changes for a runner. Throws RangeError. */
+  callbackUrl(scm: string): string;
   /** Resolves when the first leg is up. Rejects when the client is closed, or with the signal's reason. */
   ready(options?: { signal?: AbortSignal }): Promise<void>;
   /**
@@ -86,6 +96,10 @@ const MAX_INTERVAL_MS = 2_147_483_647;
 const KEPT_PROBLEMS = 10;
 /** The list of gateways is asked for again not more often than this, ms. */
 const REFRESH_INTERVAL_MS = 60_000;
+
+/** These two say in their own message what was tried and what came of it; their causes would only repeat it. */
+const toldBy = (error: Error): string =>
+  error instanceof UnreachableError || error instanceof TransportError ? error.message : describeError(error);
 
 const errorCode = (error: Error): string | undefined =>
   'code' in error && typeof error.code === 'string' ? error.code : undefined;
@@ -119,7 +133,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     const problem: RunnerProblem = {
       at: clock.now(),
       code: errorCode(error),
-      message: describeError(error),
+      message: toldBy(error),
       retryInMs,
     };
     problems = [problem, ...problems].slice(0, KEPT_PROBLEMS);
@@ -142,17 +156,37 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       emit('environment', { id, gatewayId, accepted, code, message, urls });
     },
   });
+  const logs = createLogServer(
+    { clock, log },
+    { stateDir: options.stateDir, commandVariables: options.commandVariables },
+  );
   const dialer = createDialer({
     clock,
     log,
     resolver,
     environment: (id) => announcer.get(id),
     ownPorts: options.ownPorts ?? (() => []),
+    logs,
+    ...(options.oauth === undefined ? {} : { oauth: parseOauthTarget(options.oauth.target) }),
+    ...(options.ca === undefined ? {} : { ca: options.ca }),
   });
   const environments: RunnerClient['environments'] = {
-    set: (environment) => announcer.set(parseEnvironment(environment)),
-    delete: (id) => announcer.delete(id),
-    replaceAll: (list) => announcer.replaceAll(parseEnvironments(list)),
+    set(input) {
+      const environment = parseEnvironment(input);
+      logs.configure(environment.id, environment.logs);
+      announcer.set(announcementOf(environment));
+    },
+    delete(id) {
+      logs.configure(id, undefined);
+      announcer.delete(id);
+    },
+    replaceAll(inputs) {
+      const list = parseEnvironments(inputs);
+      const kept = new Set(list.map(({ id }) => id));
+      for (const id of logs.environments()) if (!kept.has(id)) logs.configure(id, undefined);
+      for (const environment of list) logs.configure(environment.id, environment.logs);
+      announcer.replaceAll(list.map(announcementOf));
+    },
     list: () => announcer.list(),
   };
   environments.replaceAll(options.environments ?? []);
@@ -177,6 +211,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       resolver,
       announcer,
       dialer,
+      logs,
       emit,
       report,
       updateState,
@@ -198,11 +233,12 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     running?.supervisor.stop();
     if (drainMs > 0 && legs().length > 0) {
       setState('draining');
-      await drainLegs(clock, dialer, legs, drainMs);
+      await drainLegs(clock, { dialer, logs }, legs, drainMs);
     }
     await Promise.all(legs().map((leg) => leg.close('closed')));
     announcer.close();
     dialer.abort();
+    await logs.close();
     await starting;
     running?.quic.close();
     clearInterval(alive);
@@ -234,9 +270,14 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       })),
       environments: announcer.list().map((entry) => environmentStatus(entry, announcer.verdicts(entry.id))),
       streams: dialer.stats(),
+      oauth: {
+        target: options.oauth?.target,
+        callbackUrls: Object.fromEntries(KNOWN_SCMS.map((scm) => [scm, callbackUrl(url, options.runnerId, scm)])),
+      },
       ...(running?.bytes() ?? { bytesSent: 0, bytesReceived: 0 }),
       problems,
     }),
+    callbackUrl: (scm) => callbackUrl(url, options.runnerId, scm),
     ready: ({ signal } = {}) =>
       new Promise((resolve, reject) => {
         const finish = (act: () => void): void => {
@@ -263,12 +304,19 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
 };
 
 /** Tells the gateways, and waits until the last stream has ended or `drainMs` are over. */
-const drainLegs = async (clock: Clock, dialer: Dialer, legs: () => Leg[], drainMs: number): Promise<void> => {
+const drainLegs = async (
+  clock: Clock,
+  { dialer, logs }: { dialer: Dialer; logs: LogServer },
+  legs: () => Leg[],
+  drainMs: number,
+): Promise<void> => {
   const { signal } = new AbortController();
   const end = clock.monotonic() + drainMs;
   for (const leg of legs()) leg.send({ type: 'drain', reason: 'shutdown', deadlineMs: drainMs });
   await delay(clock, Math.min(DRAIN_GRACE_MS, drainMs), signal);
   dialer.drain();
+  // Who follows a log goes on elsewhere.
+  logs.drain();
   while (legs().some((leg) => leg.stats().openStreams > 0) && clock.monotonic() < end) {
     await delay(clock, DRAIN_CHECK_MS, signal);
   }

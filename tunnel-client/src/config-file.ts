@@ -1,6 +1,6 @@
 /** A configuration file as it was written: its values, where they stand, and what cannot be right about its keys. */
 import { LineCounter, parseDocument } from 'yaml';
-import { ENVIRONMENT_KEYS, PORT_KEYS } from './environments.ts';
+import { ENVIRONMENT_KEYS, LOG_KEYS, PORT_KEYS } from './environments.ts';
 import { formatPath, type Problem, unknownKey } from './problems.ts';
 
 export interface FileContent {
@@ -44,6 +44,8 @@ export const readYaml = (text: string): FileContent => {
   return { values: values as Record<string, unknown>, problems: [], line };
 };
 
+const OAUTH_KEYS: readonly string[] = ['target'];
+
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
@@ -55,9 +57,11 @@ const unknownKeys = (values: Readonly<Record<string, unknown>>, fileKeys: readon
     for (const key of Object.keys(value)) if (!known.includes(key)) found.push([...at, key]);
   };
   check(values, [], fileKeys);
+  check(values['oauth'], ['oauth'], OAUTH_KEYS);
   const environments: readonly unknown[] = Array.isArray(values['environments']) ? values['environments'] : [];
   environments.forEach((environment, index) => {
     check(environment, ['environments', index], ENVIRONMENT_KEYS);
+    if (isRecord(environment)) check(environment['logs'], ['environments', index, 'logs'], LOG_KEYS);
     const ports: readonly unknown[] =
       isRecord(environment) && Array.isArray(environment['ports']) ? environment['ports'] : [];
     ports.forEach((port, position) => check(port, ['environments', index, 'ports', position], PORT_KEYS));
@@ -65,8 +69,12 @@ const unknownKeys = (values: Readonly<Record<string, unknown>>, fileKeys: readon
   return found;
 };
 
-const knownAt = (path: readonly PropertyKey[], fileKeys: readonly string[]): readonly string[] =>
-  path.length === 1 ? fileKeys : path.includes('ports') ? PORT_KEYS : ENVIRONMENT_KEYS;
+const knownAt = (path: readonly PropertyKey[], fileKeys: readonly string[]): readonly string[] => {
+  if (path.length === 1) return fileKeys;
+  if (path[0] === 'oauth') return OAUTH_KEYS;
+  if (path[2] === 'logs') return path.length === 3 ? ENVIRONMENT_KEYS : LOG_KEYS;
+  return path.includes('ports') ? PORT_KEYS : ENVIRONMENT_KEYS;
+};
 
 export const fileProblems = (file: FileContent, fileKeys: readonly string[]): Problem[] => [
   ...file.problems,

@@ -5,11 +5,12 @@
 import { dirname, resolve } from 'node:path';
 import * as z from 'zod';
 import { ID_RULE, isId } from '../../shared/src/hostname.ts';
-import { ADMISSIONS, type Environment } from '../../shared/src/protocol/messages.ts';
+import { ADMISSIONS } from '../../shared/src/protocol/messages.ts';
 import { parseHostPort } from '../../shared/src/transport/address.ts';
 import { EMPTY_FILE, type FileContent, fileProblems, lineAt, readYaml } from './config-file.ts';
-import { parseEnvironments } from './environments.ts';
+import { type EnvironmentSettings, parseEnvironments } from './environments.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
+import { parseOauthTarget } from './oauth-target.ts';
 import { ConfigError, type Problem, suggest, zodProblems } from './problems.ts';
 
 export type InternalAddress =
@@ -28,7 +29,9 @@ export interface ClientConfig {
   /** Path of a PEM file. */
   readonly ca: string | undefined;
   readonly internal: InternalAddress;
-  readonly environments: readonly Environment[];
+  /** Where OAuth callbacks go. */
+  readonly oauth: { readonly target: string } | undefined;
+  readonly environments: readonly EnvironmentSettings[];
   readonly drainTimeoutMs: number;
   readonly logLevel: (typeof LOG_LEVELS)[number];
   readonly logFormat: (typeof LOG_FORMATS)[number];
@@ -42,6 +45,7 @@ export interface ConfigFlags {
   readonly stateDir?: string;
   readonly ca?: string;
   readonly internal?: string;
+  readonly oauthTarget?: string;
   readonly expose?: readonly string[];
   readonly environment?: string;
   readonly admission?: string;
@@ -105,6 +109,12 @@ const settingsSchema = z.object({
   stateDir: z.string().min(1),
   ca: z.string().min(1).optional(),
   internal: parsedBy(parseInternalAddress),
+  oauth: z
+    .object(
+      { target: parsedBy((text) => (parseOauthTarget(text), text)) },
+      { error: 'must be { target: URL }, as in http://127.0.0.1:8081' },
+    )
+    .optional(),
   drainTimeout: duration,
   logLevel: z.enum(LOG_LEVELS),
   logFormat: z.enum(LOG_FORMATS),
@@ -121,6 +131,7 @@ const FLAG_NAMES: Readonly<Partial<Record<SettingKey, keyof ConfigFlags>>> = {
   stateDir: 'stateDir',
   ca: 'ca',
   internal: 'internal',
+  oauth: 'oauthTarget',
   drainTimeout: 'drainTimeout',
   logLevel: 'logLevel',
   logFormat: 'logFormat',
@@ -128,13 +139,22 @@ const FLAG_NAMES: Readonly<Partial<Record<SettingKey, keyof ConfigFlags>>> = {
 
 const kebab = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 /** `exchangeTokenFile` → `TUNNEL_EXCHANGE_TOKEN_FILE`. */
-const variableOf = (key: string): string => `TUNNEL_${kebab(key).replaceAll('-', '_').toUpperCase()}`;
+const variableOf = (key: SettingKey): string =>
+  `TUNNEL_${kebab(key === 'oauth' ? 'oauthTarget' : key)
+    .replaceAll('-', '_')
+    .toUpperCase()}`;
 
 // ---- environments
 
+/** A log file is found where the text stands that names it. */
+const withLogsAt = (base: string, environment: EnvironmentSettings): EnvironmentSettings =>
+  environment.logs && 'file' in environment.logs
+    ? { ...environment, logs: { file: resolve(base, environment.logs.file) } }
+    : environment;
+
 const checkEnvironments = (
   input: unknown,
-): { environments: readonly Environment[]; problems: (Problem & { parts: PropertyKey[] })[] } => {
+): { environments: readonly EnvironmentSettings[]; problems: (Problem & { parts: PropertyKey[] })[] } => {
   try {
     return { environments: parseEnvironments(input), problems: [] };
   } catch (error) {
@@ -144,7 +164,7 @@ const checkEnvironments = (
 };
 
 /** The environments of a configuration file; what else stands there is left alone. Throws {@link ConfigError}. */
-export const parseEnvironmentsOfFile = (file: { path: string; text: string }): readonly Environment[] => {
+export const parseEnvironmentsOfFile = (file: { path: string; text: string }): readonly EnvironmentSettings[] => {
   const content = readYaml(file.text);
   const { environments, problems } = checkEnvironments(content.values['environments'] ?? []);
   const all = [
@@ -152,7 +172,7 @@ export const parseEnvironmentsOfFile = (file: { path: string; text: string }): r
     ...problems.map((problem) => ({ ...problem, ...lineAt(content, problem.parts) })),
   ];
   if (all.length > 0) throw new ConfigError(all, { source: file.path });
-  return environments;
+  return environments.map((environment) => withLogsAt(dirname(resolve(file.path)), environment));
 };
 
 const FLAG_OF_ENVIRONMENT: Readonly<Record<string, string>> = { id: '--environment', host: '--host' };
@@ -193,6 +213,9 @@ interface Settings {
   readonly names: Record<string, string>;
 }
 
+/** Where the relative paths of the file begin. */
+const baseOfFile = ({ file, cwd }: ConfigSources): string => (file ? dirname(resolve(cwd, file.path)) : cwd);
+
 const mergeSettings = (sources: ConfigSources, file: FileContent): Settings => {
   const values: Record<string, unknown> = {
     stateDir: DEFAULT_STATE_DIR,
@@ -204,12 +227,17 @@ const mergeSettings = (sources: ConfigSources, file: FileContent): Settings => {
   const names: Record<string, string> = {};
   const put = (key: SettingKey, value: unknown, name: string, base: string): void => {
     if (value === undefined || value === null || value === '') return;
+    if (key === 'oauth' && typeof value === 'string' && name !== key) {
+      values[key] = { target: value };
+      names[`${key}.target`] = name;
+      return;
+    }
     values[key] = PATH_KEYS.includes(key) && typeof value === 'string' ? resolve(base, value) : value;
     names[key] = name;
   };
   values['stateDir'] = resolve(sources.cwd, DEFAULT_STATE_DIR);
   for (const key of SETTING_KEYS) {
-    put(key, file.values[key], key, sources.file ? dirname(resolve(sources.cwd, sources.file.path)) : sources.cwd);
+    put(key, file.values[key], key, baseOfFile(sources));
     put(key, sources.env?.[variableOf(key)], variableOf(key), sources.cwd);
     const flag = FLAG_NAMES[key];
     if (flag) put(key, sources.flags?.[flag], `--${kebab(flag)}`, sources.cwd);
@@ -281,14 +309,18 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
   if (problems.length > 0 || !settings.success) {
     throw new ConfigError(problems, sources.file ? { source: sources.file.path } : {});
   }
-  const { drainTimeout, exchangeToken, exchangeTokenFile, ca, ...rest } = settings.data;
+  const { drainTimeout, exchangeToken, exchangeTokenFile, ca, oauth, ...rest } = settings.data;
+  const inFileCount = Array.isArray(inFile) ? inFile.length : 0;
   return deepFreeze({
     ...rest,
     exchangeToken,
     exchangeTokenFile,
     ca,
     drainTimeoutMs: drainTimeout,
-    environments: checked.environments,
+    oauth,
+    environments: checked.environments.map((environment, index) =>
+      withLogsAt(index < inFileCount ? baseOfFile(sources) : sources.cwd, environment),
+    ),
   });
 };
 

@@ -2,15 +2,19 @@
  * Answers the tunnel streams that gateways open. A stream names an environment and a port and nothing else; where that
  * is, stands in the client's own table. In this order:
  *
- *  1. only ports; logs and OAuth callbacks have no server here yet        forbidden_target
- *  2. the log port is never an ordinary port                              forbidden_target
- *  3. the environment is announced, and exposes the port                  unknown_environment, not_exposed
- *  4. there is room                                                       limit
- *  5. its host is resolved once; the addresses found are all that is used refused
- *  6. none of the ranges of ip-address.ts, none of the client's listeners forbidden_target
- *  7. TCP, then TLS where the port speaks https            refused, timeout, limit, upstream_not_tls
+ *  1. there is room                                                       limit
+ *  2. what the target means:
+ *     port     the environment is announced, and exposes it; never the    unknown_environment, not_exposed,
+ *              log port                                                   forbidden_target
+ *     logs     the built-in log server answers, in this process, where    unknown_environment
+ *              the environment has a log; else its host and the log port
+ *     oauth    the HTTP service of the runner's configuration             forbidden_target
+ *  3. its host is resolved once; the addresses found are all that is used refused
+ *  4. none of the ranges of ip-address.ts, none of the client's listeners forbidden_target
+ *  5. TCP, then TLS where the target speaks it             refused, timeout, limit, upstream_not_tls
  */
 import type { Socket } from 'node:net';
+import { getCACertificates } from 'node:tls';
 import type { Clock } from '../../shared/src/clock.ts';
 import type { StreamStatus } from '../../shared/src/errors.ts';
 import { LOG_PORT } from '../../shared/src/hostname.ts';
@@ -19,7 +23,9 @@ import type { Environment } from '../../shared/src/protocol/messages.ts';
 import type { Target } from '../../shared/src/protocol/target.ts';
 import { interleaveFamilies, MAX_ADDRESSES, raceAttempts } from './happy-eyeballs.ts';
 import { isForbiddenAddress, isOwnAddress, machineAddresses } from './ip-address.ts';
+import type { LogServer } from './log-server/log-server.ts';
 import type { Logger } from './logger.ts';
+import type { OauthTarget } from './oauth-target.ts';
 import type { Resolver } from './resolver.ts';
 import { splice, type UpstreamConnection } from './splice.ts';
 import { connectFailure, connectTcp, plainConnection, startTls, UpstreamError } from './upstream.ts';
@@ -41,6 +47,12 @@ export interface DialerDeps {
   /** TCP ports on which the client itself listens, at whatever address. */
   readonly ownPorts: () => readonly number[];
   readonly ownAddresses?: () => readonly string[];
+  /** Answers for the environments whose log it has; absent: all have a server of their own. */
+  readonly logs?: Pick<LogServer, 'has' | 'serve'>;
+  /** Where OAuth callbacks go; absent: nowhere. */
+  readonly oauth?: OauthTarget;
+  /** PEM of roots that are trusted beside those of the system, for the OAuth target. */
+  readonly ca?: string;
 }
 
 export interface DialerStats {
@@ -63,6 +75,8 @@ interface Destination {
   readonly host: string;
   readonly port: number;
   readonly tls: boolean;
+  /** Roots that its certificate must come from; absent: it is not verified. */
+  readonly trust?: readonly string[];
 }
 
 type StreamAnswer = keyof DialerStats['answered'];
@@ -75,13 +89,23 @@ export const createDialer = (deps: DialerDeps, limits: DialerLimits = DIALER_LIM
   let connecting = 0;
   let open = 0;
   let draining = false;
+  const trust = deps.oauth?.tls
+    ? [...getCACertificates('default'), ...(deps.ca === undefined ? [] : [deps.ca])]
+    : undefined;
 
   const destination = (target: Target): Destination => {
-    if (target.kind !== 'port')
+    if (target.kind === 'oauth') {
+      if (!deps.oauth) throw new UpstreamError('forbidden_target', 'no target of OAuth callbacks is configured');
+      return { ...deps.oauth, ...(trust ? { trust } : {}) };
+    }
+    if (target.kind !== 'port' && target.kind !== 'logs')
       throw new UpstreamError('forbidden_target', `there is no target of kind ${target.kind}`);
-    if (target.port === LOG_PORT) throw new UpstreamError('forbidden_target', 'the log port is no ordinary port');
+    const isLogPort = target.port === LOG_PORT;
+    if (isLogPort !== (target.kind === 'logs'))
+      throw new UpstreamError('forbidden_target', 'the log port is no ordinary port');
     const environment = deps.environment(target.environmentId);
     if (!environment) throw new UpstreamError('unknown_environment', 'the environment is not announced');
+    if (target.kind === 'logs') return { host: environment.host, port: LOG_PORT, tls: false };
     const exposed = environment.ports.find(({ port }) => port === target.port);
     if (!exposed) throw new UpstreamError('not_exposed', 'the environment does not expose the port');
     return { host: environment.host, port: target.port, tls: target.tls || exposed.protocol === 'https' };
@@ -118,7 +142,7 @@ export const createDialer = (deps: DialerDeps, limits: DialerLimits = DIALER_LIM
 
   const connect = async (to: Destination, signal: AbortSignal): Promise<UpstreamConnection> => {
     const socket = await connectSocket(to, signal);
-    return to.tls ? startTls(socket, to.host, { signal }) : plainConnection(socket);
+    return to.tls ? startTls(socket, to.host, { signal, trust: to.trust }) : plainConnection(socket);
   };
 
   const count = (answer: StreamAnswer): void => {
@@ -140,6 +164,20 @@ export const createDialer = (deps: DialerDeps, limits: DialerLimits = DIALER_LIM
     );
     if (code === 'upstream_reset') stream.reset(code);
     else stream.refuse(code);
+  };
+
+  /** Whether the built-in log server has taken the stream. */
+  const serveLogs = (stream: IncomingTunnelStream): boolean => {
+    const { kind, environmentId, port } = stream.target;
+    if (kind !== 'logs' || port !== LOG_PORT || !deps.logs?.has(environmentId)) return false;
+    stream.accept();
+    count('connected');
+    open += 1;
+    stream.once('close', () => {
+      open -= 1;
+    });
+    deps.logs.serve(stream);
+    return true;
   };
 
   const serve = async (stream: IncomingTunnelStream): Promise<void> => {
@@ -182,6 +220,7 @@ export const createDialer = (deps: DialerDeps, limits: DialerLimits = DIALER_LIM
         count(refusal);
         return stream.refuse(refusal);
       }
+      if (serveLogs(stream)) return;
       serve(stream).catch((error: unknown) => {
         log.error({ err: error }, 'a tunnel stream could not be answered');
         stream.reset('internal');

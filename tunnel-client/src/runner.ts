@@ -13,6 +13,7 @@ import { createEnrolment, type Enrolled, type Enrolment } from './enrolment.ts';
 import { createEnrolmentStore } from './enrolment-store.ts';
 import type { GatewayUrl } from './gateway-url.ts';
 import { createLegDialer } from './leg-dialer.ts';
+import type { LogServer } from './log-server/log-server.ts';
 import type { Logger } from './logger.ts';
 import type { Resolver } from './resolver.ts';
 import type { LegEvent, RunnerEvents } from './status.ts';
@@ -38,6 +39,7 @@ export interface RunnerContext {
   readonly resolver: Resolver;
   readonly announcer: Announcer;
   readonly dialer: Dialer;
+  readonly logs: LogServer;
   readonly emit: <E extends keyof RunnerEvents>(event: E, ...args: RunnerEvents[E]) => void;
   readonly report: (error: Error, retryInMs?: number) => void;
   readonly updateState: () => void;
@@ -90,7 +92,10 @@ export const startRunner = (context: RunnerContext): Running => {
         onStream: (stream) => dialer.handle(stream),
         onMessage: (message) => {
           if (message.type === 'environmentsResult') announcer.onResults(leg, message);
-          if (message.type === 'drain') onDrain(message);
+          if (message.type !== 'drain') return;
+          // Whoever follows a log there is to go on at another gateway while that one still waits.
+          if (message.reason === 'shutdown') context.logs.endLeg(leg);
+          onDrain(message);
         },
       });
       announcer.addLeg(leg, gatewayId);
@@ -102,6 +107,7 @@ export const startRunner = (context: RunnerContext): Running => {
       queueMicrotask(updateState);
     },
     onState: (leg, legState) => {
+      if (legState === 'left') context.logs.endLeg(leg);
       legEvent(leg, legState === 'up' ? 'recovered' : legState);
       updateState();
     },

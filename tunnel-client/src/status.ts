@@ -28,6 +28,8 @@ export interface EnvironmentStatus {
   readonly id: string;
   readonly host: string;
   readonly ports: readonly (ExposedPort & { readonly url: string | undefined })[];
+  /** Who answers at the log port: the tunnel client, or a server of the environment. */
+  readonly logs: Environment['logs'];
   /** `pending`: no gateway has answered. `refused`: at least one has refused, and none has accepted. */
   readonly state: 'pending' | 'accepted' | 'refused';
   /** Why it was refused, or refused at one of several gateways. */
@@ -55,6 +57,12 @@ export interface RunnerStatus {
   readonly legs: readonly LegStatus[];
   readonly environments: readonly EnvironmentStatus[];
   readonly streams: DialerStats;
+  readonly oauth: {
+    /** Where callbacks go; undefined: they are refused. */
+    readonly target: string | undefined;
+    /** URL to register with each SCM, by name; `callbackUrl()` has those of other names. */
+    readonly callbackUrls: Readonly<Record<string, string>>;
+  };
   /** Payload of tunnel streams since the start, over all legs. */
   readonly bytesSent: number;
   readonly bytesReceived: number;
@@ -118,6 +126,7 @@ export const environmentStatus = (
       ...port,
       url: accepted?.urls.find((entry) => entry.port === port.port)?.url,
     })),
+    logs: environment.logs,
     state: accepted ? 'accepted' : refused ? 'refused' : 'pending',
     code: refused?.code,
     message: refused?.message,

@@ -91,13 +91,13 @@ const tlsFailure = (error: unknown, socket: Socket): UpstreamError => {
 };
 
 /**
- * Speaks TLS over a connected socket. The certificate is not verified: it is the environment's own, behind a tunnel
- * that has authenticated the runner. `host` becomes the SNI where it is a name.
+ * Speaks TLS over a connected socket. `host` becomes the SNI where it is a name. Without `trust` the certificate is not
+ * verified: it is the environment's own, behind a tunnel that has authenticated the runner.
  */
 export const startTls = (
   socket: Socket,
   host: string,
-  { signal }: { signal: AbortSignal },
+  { signal, trust }: { signal: AbortSignal; trust?: readonly string[] | undefined },
 ): Promise<UpstreamConnection> =>
   new Promise((resolve, reject) => {
     if (signal.aborted) {
@@ -106,8 +106,8 @@ export const startTls = (
     }
     const secure = connectTls({
       socket,
-      ...(isIP(host) === 0 ? { servername: host } : {}),
-      rejectUnauthorized: false,
+      ...(isIP(host) === 0 ? { servername: host } : { host }),
+      ...(trust ? { ca: [...trust] } : { rejectUnauthorized: false }),
       ALPNProtocols: ['http/1.1'],
     });
     const onAbort = (): void => {

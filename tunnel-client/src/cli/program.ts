@@ -54,6 +54,7 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
       ),
     )
     .option('--host <host>', 'where the ports of --expose are (default: 127.0.0.1)')
+    .option('--oauth-target <url>', "the runner's HTTP service, which gets OAuth callbacks")
     .option('--ca <file>', 'PEM certificate that is trusted beside those of the system')
     .option('--drain-timeout <time>', 'how long open streams may take to end (default: 30s)')
     .option('--log-format <format>', `${LOG_FORMATS.join(', ')} (default: auto, human at a terminal)`)

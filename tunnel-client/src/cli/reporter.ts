@@ -1,6 +1,6 @@
 /** Tells a person what the client does, one line an event. */
-import type { Environment } from '../../../shared/src/protocol/messages.ts';
 import type { RunnerClient } from '../client.ts';
+import type { EnvironmentSettings } from '../environments.ts';
 import { formatDuration } from './table.ts';
 
 /** The same problem is not told again within this time, ms. */
@@ -9,7 +9,7 @@ const REPEAT_MS = 60_000;
 const time = (): string => new Date().toLocaleTimeString('en-GB');
 
 /** What is announced but cannot be opened by anybody yet. */
-export const closedPortNotice = (environments: readonly Environment[]): string | undefined => {
+export const closedPortNotice = (environments: readonly EnvironmentSettings[]): string | undefined => {
   const closed = environments.flatMap(({ id, ports }) =>
     ports
       .filter(({ admission }) => admission !== 'everyone')

@@ -60,6 +60,9 @@ const readExchangeToken = async (config: ClientConfig, warn: (text: string) => v
   return undefined;
 };
 
+/** What log commands get to see. */
+const withoutSecrets = (env: CliIo['env']): CliIo['env'] => ({ ...env, TUNNEL_EXCHANGE_TOKEN: undefined });
+
 const openInternal = async (client: RunnerClient, config: ClientConfig, log: Logger): Promise<InternalListener> => {
   const { internal } = config;
   const token = await loadOrCreateInternalToken(config.stateDir);
@@ -130,6 +133,8 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
     ownPorts: () => (internal?.port === undefined ? [] : [internal.port]),
     ...(exchangeToken === undefined ? {} : { exchangeToken }),
     ...(ca === undefined ? {} : { ca }),
+    ...(config.oauth === undefined ? {} : { oauth: config.oauth }),
+    commandVariables: withoutSecrets(io.env),
   });
   if (isHuman) reportTo(client, (line) => io.err(`${line}\n`));
   const ended = untilEnd(client, io.stop);

@@ -51,6 +51,11 @@ export const renderStatus = (status: RunnerStatus, now: number): string => {
       ? 'No environments are announced.'
       : formatTable(['ENVIRONMENT', 'PORT', 'STATE', 'URL'], status.environments.flatMap(environmentRows)),
   );
+  const { target, callbackUrls } = status.oauth;
+  if (target !== undefined) {
+    const rows = Object.entries(callbackUrls);
+    sections.push(`OAuth callbacks go to ${target}\n${formatTable(['SCM', 'CALLBACK URL'], rows)}`);
+  }
   if (status.problems.length > 0) {
     const lines = status.problems
       .slice(0, SHOWN_PROBLEMS)

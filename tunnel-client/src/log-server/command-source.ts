@@ -8,14 +8,13 @@ import { once } from 'node:events';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { Logger } from '../logger.ts';
 import { createOutputRing, type OutputRing, readLines } from './command-output.ts';
+import { endProcess } from './end-process.ts';
 import { countNewlines, createChangeSignal, type LogCursor, type LogSource, MAX_PIECE_BYTES } from './log-source.ts';
 
 /** A command that nobody follows goes on for so long, ms: a follower that lost its leg comes back within. */
 const LINGER_MS = 600_000;
 /** Between two starts of a command, ms: one that fails at once is no reason to start a process for each request. */
 const RUN_AGAIN_MS = 5_000;
-/** For a command to end after SIGTERM, ms; then SIGKILL. */
-const KILL_AFTER_MS = 5_000;
 /**
  * The offsets of a run begin at its time of start (ms) times this: above all that an earlier run had, also one of an
  * earlier process of the client, as long as that printed less than 2 MiB/s on average. Fits in 53 bits until 2109.
@@ -46,27 +45,6 @@ interface Run {
 const lineBegin = (ring: OutputRing, offset: number): number => {
   const newline = offset === 0 ? -1 : ring.read(offset, MAX_PIECE_BYTES).indexOf(10);
   return newline === -1 ? offset : offset + newline + 1;
-};
-
-/** Ends the command and what it has started; resolves when its output is closed. */
-const endRun = async (clock: Clock, { child, closed }: Run): Promise<void> => {
-  const kill = (signal: NodeJS.Signals): void => {
-    try {
-      // The group of the child, which `detached` made: also what a shell has started.
-      if (process.platform === 'win32' || child.pid === undefined) child.kill(signal);
-      else process.kill(-child.pid, signal);
-    } catch {
-      // It has ended already.
-    }
-  };
-  kill('SIGTERM');
-  const cancel = clock.timer(KILL_AFTER_MS, () => {
-    kill('SIGKILL');
-    child.stdout?.destroy();
-    child.stderr?.destroy();
-  });
-  await closed;
-  cancel();
 };
 
 export const createCommandSource = (
@@ -124,7 +102,7 @@ export const createCommandSource = (
   const stop = (): Promise<void> => {
     cancelLinger();
     if (run?.over === 'no') {
-      ending ??= endRun(clock, run).finally(() => {
+      ending ??= endProcess({ clock }, run.child, run.closed).finally(() => {
         ending = undefined;
       });
     }
