@@ -9,7 +9,10 @@ import type { TransportName } from '../transport/connection.ts';
 import type { MessageOf, OutgoingMessage } from './messages.ts';
 import type { Target } from './target.ts';
 
-/** A tunnel stream at the side that opened it. Payload may be written at once; what arrives follows the STATUS. */
+/**
+ * A tunnel stream at the side that opened it. Payload may be written at once; what arrives follows the STATUS. Memory
+ * that was written is not to be changed afterwards, not even after the callback of the write: it may still wait here.
+ */
 export interface TunnelStream extends Duplex {
   readonly target: Target;
   /** The leg that carries the stream. */
