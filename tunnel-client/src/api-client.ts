@@ -1,14 +1,16 @@
 /** The gateway's API over HTTPS: small JSON requests, each on a connection of its own. */
-import type { LookupAddress } from 'node:dns';
 import { request } from 'node:https';
-import { getCACertificates } from 'node:tls';
+import type { Socket } from 'node:net';
+import { connect as connectTls, getCACertificates } from 'node:tls';
 import type * as z from 'zod';
 import type { Clock } from '../../shared/src/clock.ts';
 import { describeError, isRefusal, RefusedError } from '../../shared/src/errors.ts';
 import { apiErrorSchema } from '../../shared/src/identity/enrolment.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
 import type { GatewayUrl } from './gateway-url.ts';
+import { interleaveFamilies, MAX_ADDRESSES, raceAttempts, type ResolvedAddress } from './happy-eyeballs.ts';
 import type { Resolver } from './resolver.ts';
+import { connectTcp } from './upstream.ts';
 
 /** From the look-up to the last byte of the answer, ms: two round trips, a signature and a write at the other end. */
 const REQUEST_TIMEOUT_MS = 10_000;
@@ -54,27 +56,30 @@ export const createApiClient = (deps: { clock: Clock; resolver: Resolver }, opti
   const { url } = options;
   const roots = options.ca === undefined ? undefined : [...getCACertificates('default'), options.ca];
 
+  /** Not Node's own race of addresses: it gives the first up after 250 ms, which a slow path needs and more. */
+  const connectAny = (addresses: readonly ResolvedAddress[], signal: AbortSignal): Promise<Socket> =>
+    raceAttempts(
+      deps,
+      interleaveFamilies(addresses).slice(0, MAX_ADDRESSES),
+      ({ address }, options) => connectTcp({ address, port: url.port }, options),
+      (late) => void late.destroy(),
+      { signal },
+    );
+
   const send = (
     method: 'GET' | 'POST',
     path: string,
     content: string | undefined,
-    addresses: readonly LookupAddress[],
+    socket: Socket,
     signal: AbortSignal,
   ): Promise<RawAnswer> =>
     new Promise((resolve, reject) => {
       const outgoing = request({
-        agent: false,
+        createConnection: () => connectTls({ socket, servername: url.host, ...(roots ? { ca: roots } : {}) }),
         host: url.host,
         port: url.port,
         method,
         path,
-        servername: url.host,
-        ...(roots ? { ca: roots } : {}),
-        lookup: (_host, lookupOptions, callback) => {
-          const [first] = addresses;
-          if (lookupOptions.all) return callback(null, [...addresses]);
-          callback(null, first?.address ?? '', first?.family);
-        },
         signal,
         headers: {
           accept: 'application/json',
@@ -101,7 +106,7 @@ export const createApiClient = (deps: { clock: Clock; resolver: Resolver }, opti
       outgoing.end(content);
     });
 
-  const unreachable = (path: string, tried: readonly LookupAddress[], error: unknown): UnreachableError => {
+  const unreachable = (path: string, tried: readonly ResolvedAddress[], error: unknown): UnreachableError => {
     const where = tried.map(({ address }) => formatHostPort(address, url.port)).join(', ');
     const errors: readonly unknown[] = error instanceof AggregateError ? error.errors : [error];
     const hint = errors.map((entry) => TLS_HINTS[(entry as NodeJS.ErrnoException).code ?? '']).find(Boolean);
@@ -137,17 +142,20 @@ export const createApiClient = (deps: { clock: Clock; resolver: Resolver }, opti
       limit.abort(new Error(`no answer within ${REQUEST_TIMEOUT_MS / 1_000} s`)),
     );
     const either = AbortSignal.any([signal, limit.signal]);
-    let addresses: LookupAddress[] = [];
+    let addresses: readonly ResolvedAddress[] = [];
+    let socket: Socket | undefined;
     let answer: RawAnswer;
     try {
-      addresses = (await deps.resolver.resolve(url.host, { signal: either })).map((entry) => ({ ...entry }));
-      answer = await send(method, path, content, addresses, either);
+      addresses = await deps.resolver.resolve(url.host, { signal: either });
+      socket = await connectAny(addresses, either);
+      answer = await send(method, path, content, socket, either);
     } catch (error) {
       if (signal.aborted) throw signal.reason;
       deps.resolver.forget(url.host);
       throw unreachable(path, addresses, limit.signal.aborted ? limit.signal.reason : error);
     } finally {
       cancel();
+      socket?.destroy();
     }
     if (answer.status < 200 || answer.status > 299) throw refusal(path, answer);
     const parsed = schema.safeParse(parseJson(answer.body));
