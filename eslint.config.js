@@ -97,5 +97,20 @@ export default defineConfig(
       ),
     },
   },
+  {
+    files: ['gateway/src/logs/page/*.js'],
+    languageOptions: {
+      globals: Object.fromEntries(
+        (
+          'document history location localStorage navigator performance fetch AbortController Blob Element ' +
+          'HTMLInputElement MessageChannel ResizeObserver TextDecoder TextEncoder URL URLSearchParams ' +
+          'getComputedStyle requestAnimationFrame setTimeout clearTimeout'
+        )
+          .split(' ')
+          .map((name) => [name, 'readonly']),
+      ),
+    },
+    rules: { 'no-control-regex': 'off' },
+  },
   { files: ['*.js'], languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly' } } },
 );

@@ -39,7 +39,7 @@ export const createTokenKeySource = (deps: {
     const keys = new Map<string, { key: CryptoKey; acceptedUntil: number }>();
     for (const { keyId, key, acceptedUntil } of [{ ...current, acceptedUntil: Infinity }, ...previous]) {
       const imported = await importJWK({ ...publicKeyToJwk(key.publicKey) }, 'EdDSA');
-      keys.set(keyId, { key: imported as CryptoKey, acceptedUntil });
+      keys.set(keyId, { key: imported, acceptedUntil });
     }
     return {
       issuer,

@@ -14,15 +14,30 @@ export interface ViewerPage {
 }
 
 /** In this order: each file uses what stands before it. */
-const SCRIPTS = ['ansi.js', 'lines.js', 'view.js', 'search.js', 'stream.js', 'session.js', 'main.js'] as const;
+const SCRIPTS = [
+  'ansi.js',
+  'lines.js',
+  'line.js',
+  'selection.js',
+  'view.js',
+  'search.js',
+  'stream.js',
+  'session.js',
+  'main.js',
+] as const;
 
 const readAsset = (name: string): string => readFileSync(new URL(`./page/${name}`, import.meta.url), 'utf8');
 
-/** The modules as one script: they name each other's exports alike, so that imports and `export` only have to go. */
+/** One module as a statement: a scope of its own, whose exports are names for the modules behind it. */
+const scopeOf = (module: string): string => {
+  const names = [...module.matchAll(/^export const (\w+)/gm)].map(([, name]) => name);
+  const body = module.replaceAll(/^import [^;]*;\n/gm, '').replaceAll(/^export /gm, '');
+  return `const { ${names.join(', ')} } = (() => {\n${body}return { ${names.join(', ')} };\n})();\n`;
+};
+
+/** Modules, each behind those it imports from, as one script. They import by the names that are exported. */
 export const bundleScripts = (modules: readonly string[]): string =>
-  `(() => {\n'use strict';\n${modules
-    .map((text) => text.replaceAll(/^import [^;]*;\n/gm, '').replaceAll(/^export /gm, ''))
-    .join('\n')}})();\n`;
+  `(() => {\n'use strict';\n${modules.map(scopeOf).join('')}})();\n`;
 
 const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 

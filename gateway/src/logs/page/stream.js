@@ -31,6 +31,16 @@ const messageOf = async (response) => {
   }
 };
 
+const skippedNote = (data) => {
+  let lines;
+  try {
+    ({ lines } = JSON.parse(data));
+  } catch {
+    // Another log server may say it in another way.
+  }
+  return `${lines ? `${lines.toLocaleString('en')} lines were` : 'something was'} skipped: this page was too slow`;
+};
+
 /**
  * `on.line(text, offset)`, `on.note(text)`, `on.batch()` after some of them, `on.begin({ offset })` when a response begins, and
  * `on.state(name, message)`: connecting, live, waiting, ended, failed, signedOut.
@@ -82,13 +92,12 @@ export const createStream = ({ on, source, parameters }) => {
     let type = '';
     const dispatch = () => {
       if (data !== undefined) {
-        if (type === 'skipped')
-          on.note(`${Number(data).toLocaleString('en')} lines were skipped: this page was too slow`);
+        if (type === 'skipped') on.note(skippedNote(data));
         else if (type === 'reset') on.note('the log was truncated or replaced');
         // A line may have carriage returns in it, which cannot stand in one field of an event.
         else if (source === 'builtin') on.line(data.replaceAll('\n', '\r'), lastId);
         else for (const line of data.split('\n')) on.line(line, lastId);
-      } else if (type === 'reset') on.note('the log was truncated or replaced');
+      }
       data = undefined;
       type = '';
     };
@@ -166,7 +175,8 @@ export const createStream = ({ on, source, parameters }) => {
         outcome = { next: 'wait', message: 'The connection was lost.' };
       }
       if (isStopped || own !== generation || outcome.next === 'stop') return;
-      if (outcome.next === 'again') pause = FIRST_PAUSE_MS;
+      // A log that ends as soon as it is asked for is no reason to ask without a pause.
+      if (outcome.next === 'again' && performance.now() - startedAt < FIRST_PAUSE_MS) outcome.next = 'wait';
       // A connection that lasted was no failed attempt.
       if (performance.now() - startedAt > LONGEST_PAUSE_MS) pause = FIRST_PAUSE_MS;
       on.state('waiting', outcome.message);

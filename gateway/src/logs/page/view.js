@@ -1,59 +1,15 @@
 /**
  * Shows the lines: only the blocks around what is in sight are in the document. Heights of the others are computed from
- * the cells of their lines, exact for a monospaced font and corrected when a block is shown.
+ * the cells of their lines, and corrected when a block is shown.
  */
-import { PLAIN } from './ansi.js';
+import { element, renderLine, wrappedRows } from './line.js';
 import { BLOCK_LINES } from './lines.js';
+import { createSelection } from './selection.js';
 
 /** Beyond the edges of what is in sight, px: enough for a fast finger until the next frame. */
 const OVERSCAN = 800;
-/** Highlighted places of one line; a search for a single letter must not make thousands of elements. */
-const MAX_MARKS_PER_LINE = 500;
-
-const element = (name, className, text) => {
-  const made = document.createElement(name);
-  made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
-
-const styled = (text, { fg, bg, flags }) => {
-  const span = element('span', [...flags].join(' '), text);
-  const isNamed = (color) => /^\d/.test(color);
-  if (isNamed(fg)) span.classList.add(`f${fg}`);
-  else if (fg !== '') span.style.color = fg;
-  if (isNamed(bg)) span.classList.add(`g${bg}`);
-  else if (bg !== '') span.style.backgroundColor = bg;
-  return span;
-};
-
-/** The element of one line. `ranges` are the places to highlight. */
-const renderLine = ({ text, runs, more, note }, ranges) => {
-  const line = element('div', note ? 'l note' : 'l');
-  if (!runs && ranges.length === 0) line.textContent = text;
-  else {
-    let at = 0;
-    let nextRange = 0;
-    for (const { end, style } of runs ?? [{ end: text.length, style: PLAIN }]) {
-      while (at < end) {
-        const range = ranges[nextRange];
-        const isMarked = range !== undefined && range.start <= at;
-        const to = Math.min(end, isMarked ? range.end : (range?.start ?? end));
-        const piece = text.slice(at, to);
-        const node = style === PLAIN ? document.createTextNode(piece) : styled(piece, style);
-        if (isMarked) {
-          const mark = document.createElement('mark');
-          mark.append(node);
-          line.append(mark);
-          if (to === range.end) nextRange += 1;
-        } else line.append(node);
-        at = to;
-      }
-    }
-  }
-  if (more > 0) line.append(element('em', 'more', ` … ${more.toLocaleString('en')} more characters, see the download`));
-  return line;
-};
+/** Room below the last line, px. */
+const BOTTOM_PAD = 8;
 
 /** `ranges(text)` gives the places of the search; `onFollow` is told when following begins or ends. */
 export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll }) => {
@@ -66,7 +22,6 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
   let removedHeight = 0;
   let currentLine = -1;
   let marksVersion = 0;
-  let allSelected = false;
 
   const measure = () => {
     const probe = element('div', 'l probe', '0'.repeat(100));
@@ -85,7 +40,7 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
     };
   };
 
-  const rowsOf = (line) => (layout.wrap ? Math.max(1, Math.ceil(line.cells / layout.columns)) : 1);
+  const rowsOf = (line) => (layout.wrap && line.cells > layout.columns ? wrappedRows(line, layout.columns) : 1);
   const heightOf = (block) => {
     const key = `${layout.id}.${block.version}`;
     if (block.heightKey !== key) {
@@ -101,9 +56,9 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
       block.top = top;
       top += heightOf(block);
     }
+    top += BOTTOM_PAD;
     sizer.style.height = `${top}px`;
     sizer.style.minWidth = layout.wrap ? '' : `calc(${Math.ceil(lines.widest * layout.cellWidth)}px + 2 * var(--side))`;
-    return top;
   };
 
   /** Index of the block at `y`. */
@@ -127,7 +82,7 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
     }
     for (let index = shown.node.childElementCount; index < block.lines.length; index++) {
       const line = block.lines[index];
-      const node = renderLine(line, line.note ? [] : ranges(line.text).slice(0, MAX_MARKS_PER_LINE));
+      const node = renderLine(line, line.note ? [] : ranges(line.text));
       if (block.first + index === currentLine) node.classList.add('current');
       shown.node.append(node);
     }
@@ -149,18 +104,9 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
     return shown;
   };
 
-  /** Blocks in which the visitor's selection begins and ends stay, or it would be lost while scrolling. */
-  const selectionEnds = () => {
-    const selection = document.getSelection();
-    if (!selection || selection.isCollapsed) return [];
-    return [selection.anchorNode, selection.focusNode].map((node) =>
-      (node instanceof Element ? node : node?.parentElement)?.closest('.block'),
-    );
-  };
-
   const render = () => {
     const { blocks } = lines;
-    const kept = selectionEnds();
+    const kept = selection.ends();
     const wanted = new Set();
     // What a block really takes may differ from what was computed; then its neighbours are others.
     for (let pass = 0; pass < 3; pass++) {
@@ -272,55 +218,7 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
     render();
   };
 
-  // ---- selection and copying
-
-  /** Line and character of a point of the document; undefined outside of the lines. */
-  const pointOf = (node, offset) => {
-    const parent = node instanceof Element ? node : node?.parentElement;
-    const line = parent?.closest('.l');
-    const block = line?.closest('.block');
-    if (!block || !sizer.contains(block)) return undefined;
-    const range = document.createRange();
-    range.setStart(line, 0);
-    range.setEnd(node, offset);
-    const number = Number(block.dataset.first) + [...block.children].indexOf(line);
-    return { number, character: range.toString().length };
-  };
-  /** The selected text, also of lines that are not in the document; undefined when nothing of the log is selected. */
-  const selectedText = () => {
-    if (allSelected) return lines.text();
-    const selection = document.getSelection();
-    if (!selection || selection.isCollapsed) return undefined;
-    const range = selection.getRangeAt(0);
-    const from = pointOf(range.startContainer, range.startOffset);
-    const to = pointOf(range.endContainer, range.endOffset);
-    if (!from || !to) return undefined;
-    const firstLine = lines.at(from.number)?.text ?? '';
-    if (from.number === to.number) return firstLine.slice(from.character, to.character);
-    const lastLine = lines.at(to.number)?.text ?? '';
-    return `${firstLine.slice(from.character)}\n${lines.text(from.number + 1, to.number)}${lastLine.slice(0, to.character)}`;
-  };
-  const setAllSelected = (next) => {
-    allSelected = next;
-    scroller.classList.toggle('all', next);
-  };
-  document.addEventListener('copy', (event) => {
-    if (event.target instanceof HTMLInputElement) return;
-    const text = selectedText();
-    if (text === undefined) return;
-    event.clipboardData.setData('text/plain', text);
-    event.preventDefault();
-  });
-  document.addEventListener('mousedown', () => setAllSelected(false));
-  document.addEventListener('keydown', (event) => {
-    if (event.target instanceof HTMLInputElement) return;
-    const isCommand = event.ctrlKey || event.metaKey;
-    if (isCommand && event.key === 'a') {
-      event.preventDefault();
-      document.getSelection()?.selectAllChildren(sizer);
-      setAllSelected(true);
-    } else if (!isCommand) setAllSelected(false);
-  });
+  const selection = createSelection({ scroller, sizer, lines });
 
   measure();
   return {
@@ -402,7 +300,7 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
       place();
       scrollToTop(number);
     },
-    selectedText,
+    selectedText: () => selection.text(),
     schedule,
   };
 };
