@@ -56,7 +56,7 @@ export const createApiClient = (deps: { clock: Clock; resolver: Resolver }, opti
   const { url } = options;
   const roots = options.ca === undefined ? undefined : [...getCACertificates('default'), options.ca];
 
-  /** Not Node's own race of addresses: it gives the first up after 250 ms, which a slow path needs and more. */
+  /** Not Node's own race of addresses: it gives up the first after half a second, which a slow path may need. */
   const connectAny = (addresses: readonly ResolvedAddress[], signal: AbortSignal): Promise<Socket> =>
     raceAttempts(
       deps,
