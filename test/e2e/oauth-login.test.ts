@@ -16,6 +16,7 @@ import { createSampleScm } from '../../deploy/demo/sample-scm.ts';
 import { GATEWAY_LIMITS, type GatewayLimits } from '../../gateway/src/limits.ts';
 import { DOMAIN, startTestGateway, type TestGateway } from '../support/gateway.ts';
 import type { LoginRunnerSettings } from '../support/login-runner.ts';
+import { startTestRunner, startUpstream } from '../support/runner.ts';
 import { startProcess, type StartedProcess } from '../support/processes.ts';
 import { temporaryDirectory } from '../support/programs.ts';
 import { findChromium } from '../support/system-packages.ts';
@@ -218,4 +219,30 @@ test('a login whose runner does not come back ends with a page that says what to
   await scene.restart();
   await scene.page.goto(`${scene.appUrl}login`);
   assert.equal(await userOn(scene), 'Grace');
+});
+
+test('the address of a callback goes on to nobody as Referer, whatever the service says', async (t) => {
+  const gateway = await startTestGateway();
+  t.after(() => gateway.close());
+  const referers: (string | undefined)[] = [];
+  const elsewhere = await startUpstream((request, response) => {
+    referers.push(request.headers.referer);
+    response.end();
+  });
+  t.after(() => elsewhere.close());
+  const other = `http://127.0.0.1:${elsewhere.port}`;
+  const service = await startUpstream((_request, response) => {
+    response.writeHead(200, { 'Content-Type': 'text/html', 'Referrer-Policy': 'unsafe-url' });
+    response.end(`<!doctype html><title>in</title><img src="${other}/image"><a href="${other}/link">go on</a>`);
+  });
+  t.after(() => service.close());
+  const runner = await startTestRunner(gateway, { oauth: { target: `http://127.0.0.1:${service.port}` } });
+  t.after(() => runner.close());
+  const page = await browser.newPage({ ignoreHTTPSErrors: true });
+  t.after(() => page.close());
+  await page.goto(`${runner.client.callbackUrl('gitlab')}?code=secret&state=secret`);
+  await page.getByText('go on').click();
+  await page.waitForURL(`${other}/link`);
+  assert.ok(referers.length >= 2);
+  assert.deepEqual(new Set(referers), new Set([undefined]));
 });

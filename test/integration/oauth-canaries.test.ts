@@ -100,16 +100,17 @@ const startScene = async (t: TestContext): Promise<Scene> => {
   });
   t.after(() => gateway.close());
   const { log, lines } = keepClientLog();
-  let runner: TestRunner | undefined;
-  const service = await startService(t, () => void runner?.close());
+  const lost = Promise.withResolvers<void>();
+  const service = await startService(t, lost.resolve);
   const stateDir = await mkdtemp(join(tmpdir(), 'canary-'));
   t.after(() => rm(stateDir, { recursive: true, force: true }));
-  runner = await startTestRunner(gateway, {
+  const runner = await startTestRunner(gateway, {
     stateDir,
     logger: log,
     oauth: { target: `http://127.0.0.1:${service.port}` },
   });
   t.after(() => runner.close());
+  void lost.promise.then(() => runner.close());
   const { id } = runner;
   return {
     gateway,
