@@ -60,7 +60,7 @@ export const GATEWAY_ERRORS = {
   not_found: {
     status: 404,
     title: 'Nothing here',
-    message: 'No environment or service has this address. Check the link; a name is never given to somebody else.',
+    message: 'No environment or service has this address. Check the link.',
   },
   unknown_environment: {
     status: 404,

@@ -234,7 +234,13 @@ const makeParts = async (
   closers.add('hosts', () => hosts.close());
   const callbacks = await createCallbackHost({ directory, registry, clock, log }, limits);
   closers.add('callbacks', () => callbacks.close());
-  const forwarder = createForwarder({ route: (id) => registry.route(id), log, limits, clock });
+  const forwarder = createForwarder({
+    route: (id) => registry.route(id),
+    policy: (organization) => (organization === undefined ? undefined : config.organizations[organization]),
+    log,
+    limits,
+    clock,
+  });
   closers.add('forwarder', () => forwarder.close());
   const tokenKeys = createTokenKeySource({ directory, clock });
   closers.add('token keys', () => tokenKeys.close());

@@ -77,7 +77,7 @@ export const GATEWAY_LIMITS = {
   /** Legs of the gateway. 110 KiB each. Beyond: `goodbye limit`. */
   legs: 20_000,
   /** Tunnel streams of one leg. Beyond: 503. */
-  streamsPerLeg: 8_192,
+  streamsPerLeg: 4_096,
   /** Tunnel streams to one environment, upgrades included; one must not take the whole leg. Beyond: 429. */
   streamsPerEnvironment: 2_048,
 

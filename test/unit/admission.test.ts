@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { admit } from '../../gateway/src/access/admission.ts';
+import { admit, type AdmissionPolicy } from '../../gateway/src/access/admission.ts';
 import { environmentSchema } from '../../shared/src/protocol/messages.ts';
 import type { EnvironmentRoute } from '../../gateway/src/tunnels/route.ts';
 
@@ -16,17 +16,15 @@ const environment = environmentSchema.parse({
 const owner = { runnerId: 'r', organization: undefined };
 const online: EnvironmentRoute = { kind: 'online', ...owner, environment, legs: [] };
 const offline: EnvironmentRoute = { kind: 'offline', ...owner, environment };
-const verdict = (route: EnvironmentRoute, port: number, tls = false): string => {
-  const result = admit(route, port, tls);
+const verdict = (route: EnvironmentRoute, port: number, policy?: AdmissionPolicy): string => {
+  const result = admit(route, port, policy);
   return result.allow ? 'allow' : result.error;
 };
 
 test('only ports that are open to everyone are served', () => {
   assert.equal(verdict(online, 3000), 'allow');
-  assert.equal(verdict(online, 3000, true), 'allow');
   for (const port of [3001, 3002, 3003]) {
     assert.equal(verdict(online, port), 'sign_in_required');
-    assert.equal(verdict(online, port, true), 'sign_in_required');
     assert.equal(verdict(offline, port), 'sign_in_required', 'offline is not a way around it');
   }
 });
@@ -40,4 +38,18 @@ test('existence, then availability', () => {
 
 test('an environment of which nothing is known is private', () => {
   assert.equal(verdict({ kind: 'offline', ...owner, environment: undefined }, 3000), 'sign_in_required');
+});
+
+test('an organization can close what its runners open, never open more', () => {
+  const open: AdmissionPolicy = { portSharing: true, highestAdmission: 'everyone' };
+  assert.equal(verdict(online, 3000, open), 'allow');
+  assert.equal(verdict(online, 3001, open), 'sign_in_required');
+  for (const policy of [
+    { ...open, portSharing: false },
+    { ...open, highestAdmission: 'organization' },
+    { ...open, highestAdmission: 'creator_only' },
+  ] satisfies AdmissionPolicy[]) {
+    assert.equal(verdict(online, 3000, policy), 'sign_in_required');
+    assert.equal(verdict(offline, 3000, policy), 'sign_in_required');
+  }
 });

@@ -85,6 +85,7 @@ const presentToken = async (
       '\nNext, where the runner is:\n\n',
       tokenFile === undefined ? `  ${write}\n` : '',
       `  ${command}\n`,
+      '\nPorts are private. Those that everybody may open need --admission everyone as well.\n',
     ].join(''),
   );
 };

@@ -5,15 +5,13 @@ import { systemClock, type Clock } from '../../../shared/src/clock.ts';
 import { describeError } from '../../../shared/src/errors.ts';
 import type { Leg } from '../../../shared/src/protocol/leg.ts';
 import type { Target } from '../../../shared/src/protocol/target.ts';
-import type { GatewayErrorCode } from '../errors.ts';
 import type { GatewayLimits } from '../limits.ts';
-import type { EnvironmentRoute } from '../tunnels/route.ts';
 import { createClientResponse, type ClientResponse } from './client-response.ts';
 import { acquireConnection, waitUntilConnected, type WaitOptions } from './connect.ts';
 import type { Exchange, UpgradeExchange } from './exchange.ts';
 import { fieldValues, requestHeaders, type ResponseOptions } from './headers.ts';
 import { relay, RelayError, type RelayBody, type RelayRequest } from './http-relay.ts';
-import { planRequest, type ForwardTarget, type Plan } from './plan.ts';
+import { planRequest, type ForwardTarget, type Plan, type PlanDeps } from './plan.ts';
 import { createRequestBody } from './request-body.ts';
 import { isIdempotent, nextStep } from './retry.ts';
 import { speaksTls } from './tls-probe.ts';
@@ -24,22 +22,10 @@ import { createUpstreamPool, type UpstreamConnection } from './upstream-pool.ts'
 
 export type { ForwardTarget } from './plan.ts';
 
-/** For metrics. */
-export interface ForwarderObserver {
-  /** The gateway answered instead of the application, or cut its answer. */
-  onUpstreamError?(code: GatewayErrorCode): void;
-  /** From the start of a request to the head of its response, ms. */
-  onUpstreamHeaders?(ms: number): void;
-  /** Payload of a request and its response, when both are over. */
-  onBytes?(bytes: { readonly received: number; readonly sent: number }): void;
-}
-
-export interface ForwarderDeps {
-  readonly route: (environmentId: string) => EnvironmentRoute | Promise<EnvironmentRoute>;
+export interface ForwarderDeps extends PlanDeps {
   readonly log: Logger;
   readonly limits: GatewayLimits;
   readonly clock?: Clock;
-  readonly observe?: ForwarderObserver;
 }
 
 export interface ForwarderStats {
@@ -68,7 +54,7 @@ const isPathLost = (error: unknown): boolean => ['tunnel_lost', 'draining', 'ups
 
 export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   const clock = deps.clock ?? systemClock;
-  const { limits, observe } = deps;
+  const { limits } = deps;
   const pool = createUpstreamPool(
     { onClientError: (error) => deps.log.error({ error: describeError(error) }, 'the HTTP client failed') },
     limits,
@@ -175,11 +161,10 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
 
   const onHead = (exchange: Exchange | UpgradeExchange) => (): void => {
     exchange.record.upstreamMs = clock.monotonic() - exchange.startedAt;
-    observe?.onUpstreamHeaders?.(exchange.record.upstreamMs);
   };
 
   const serveRequest = async (exchange: Exchange, target: ForwardTarget): Promise<void> => {
-    const plan = await planRequest(exchange, target, deps.route);
+    const plan = await planRequest(exchange, target, deps);
     const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local });
     const to = tunnelTarget(exchange, target, plan, traceParent);
     const plain = createClientResponse(exchange.response, {
@@ -210,7 +195,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     // A lost client is told by the signal; the error itself says nothing more.
     socket.on('error', () => undefined);
     const held = holdBytes(socket, exchange.head);
-    const plan = await planRequest(exchange, target, deps.route);
+    const plan = await planRequest(exchange, target, deps);
     const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local, upgrade: true });
     const to = tunnelTarget(exchange, target, plan, traceParent);
     const responseOptions: ResponseOptions = { host: exchange.host, authority: exchange.authority, local: plan.local };
@@ -264,7 +249,6 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
           },
           'a request was not answered by its upstream',
         );
-        observe?.onUpstreamError?.(code);
         exchange.fail(code, { cause: error });
       })
       .finally(() => {
@@ -272,7 +256,6 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
         const left = inFlight.get(environmentId)! - 1;
         if (left === 0) inFlight.delete(environmentId);
         else inFlight.set(environmentId, left);
-        observe?.onBytes?.({ received: exchange.record.bytesReceived, sent: exchange.record.bytesSent });
       });
     running.add(finished);
   };

@@ -1,6 +1,6 @@
 /** Decides whether a request may go to a port, and by which legs. */
 import type { Leg } from '../../../shared/src/protocol/leg.ts';
-import { admit } from '../access/admission.ts';
+import { admit, type AdmissionPolicy } from '../access/admission.ts';
 import type { EnvironmentRoute } from '../tunnels/route.ts';
 import type { Exchange, UpgradeExchange } from './exchange.ts';
 import { MAX_HOPS, passedHops, type LocalHost } from './headers.ts';
@@ -28,11 +28,17 @@ export interface Plan {
   readonly hop: string;
 }
 
+export interface PlanDeps {
+  readonly route: (environmentId: string) => EnvironmentRoute | Promise<EnvironmentRoute>;
+  /** What the configuration says of an organization. */
+  readonly policy?: (organization: string | undefined) => AdmissionPolicy | undefined;
+}
+
 /** Rejects with GatewayFailure. Fills in the record of the exchange as far as it gets. */
 export const planRequest = async (
   exchange: Exchange | UpgradeExchange,
   target: ForwardTarget,
-  route: (environmentId: string) => EnvironmentRoute | Promise<EnvironmentRoute>,
+  deps: PlanDeps,
 ): Promise<Plan> => {
   const { record } = exchange;
   record.environmentId = target.environmentId;
@@ -43,7 +49,7 @@ export const planRequest = async (
     throw new GatewayFailure('loop', `it has passed ${hops.join(', ')}`);
   let found: EnvironmentRoute;
   try {
-    found = await route(target.environmentId);
+    found = await deps.route(target.environmentId);
   } catch (error) {
     throw new GatewayFailure('directory_unavailable', 'the environment could not be looked up', { cause: error });
   }
@@ -53,7 +59,8 @@ export const planRequest = async (
     if (found.kind === 'offline') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
     return { legs: found.legs, tls: false, local: undefined, hop };
   }
-  const admission = admit(found, target.port, target.tls);
+  const policy = found.kind === 'unknown' ? undefined : deps.policy?.(found.organization);
+  const admission = admit(found, target.port, policy);
   if (!admission.allow) throw new GatewayFailure(admission.error, 'not admitted');
   if (found.kind !== 'online') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
   const exposed = found.environment.ports.find(({ port }) => port === target.port);
