@@ -47,19 +47,37 @@ export type LegCloseCode =
  * same attempt may succeed later without anybody acting.
  */
 export const REFUSALS = {
-  token_invalid: { retry: false, hint: 'The exchange token is not known to this gateway. Make a new one: gateway runner token ID' },
+  token_invalid: {
+    retry: false,
+    hint: 'The exchange token is not known to this gateway. Make a new one: gateway runner token ID',
+  },
   token_expired: { retry: false, hint: 'Exchange tokens live for 24 hours. Make a new one: gateway runner token ID' },
-  token_used: { retry: false, hint: 'The exchange token was used with another key. Make a new one: gateway runner token ID' },
-  runner_unknown: { retry: false, hint: 'No runner has this id at this gateway. Check the runner id and the gateway URL' },
+  token_used: {
+    retry: false,
+    hint: 'The exchange token was used with another key. Make a new one: gateway runner token ID',
+  },
+  runner_unknown: {
+    retry: false,
+    hint: 'No runner has this id at this gateway. Check the runner id and the gateway URL',
+  },
   runner_mismatch: { retry: false, hint: 'The token or membership belongs to another runner. Check the runner id' },
-  key_mismatch: { retry: false, hint: 'The key is not the one on record. Use the state directory that joined, or make a new token: gateway runner token ID' },
+  key_mismatch: {
+    retry: false,
+    hint: 'The key is not the one on record. Use the state directory that joined, or make a new token: gateway runner token ID',
+  },
   clock_skew: { retry: true, hint: 'The clocks of runner and gateway differ too much. Synchronise them (NTP)' },
   revoked: { retry: false, hint: 'The runner was revoked. An operator can enrol it again: gateway runner token ID' },
-  membership_invalid: { retry: false, hint: 'The membership was not signed by the authority of this cluster, or is not for this role' },
+  membership_invalid: {
+    retry: false,
+    hint: 'The membership was not signed by the authority of this cluster, or is not for this role',
+  },
   membership_expired: { retry: true, hint: 'The membership has expired. It is renewed with the key of the runner' },
   environment_limit: { retry: false, hint: 'The runner has as many environments as it may have. Remove some' },
   protocol_version: { retry: false, hint: 'Gateway and tunnel client share no protocol version. Update the older one' },
-  draining: { retry: true, hint: 'The gateway is shutting down. Another one, or this one after its restart, takes the leg' },
+  draining: {
+    retry: true,
+    hint: 'The gateway is shutting down. Another one, or this one after its restart, takes the leg',
+  },
   limit: { retry: true, hint: 'Too many attempts at once. It is tried again after a pause' },
   unavailable: { retry: true, hint: 'The directory cannot be reached. It is tried again after a pause' },
 } as const;
