@@ -15,7 +15,6 @@ import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { Environment } from '../../shared/src/protocol/messages.ts';
 import { createAnnouncer } from './announcer.ts';
 import { UnreachableError } from './api-client.ts';
-import { UnreachableError } from './api-client.ts';
 import { createDialer, type Dialer } from './dialer.ts';
 import { keyPath } from './enrolment-store.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
@@ -97,10 +96,6 @@ const MAX_INTERVAL_MS = 2_147_483_647;
 const KEPT_PROBLEMS = 10;
 /** The list of gateways is asked for again not more often than this, ms. */
 const REFRESH_INTERVAL_MS = 60_000;
-
-/** These two say in their own message what was tried and what came of it; their causes would only repeat it. */
-const toldBy = (error: Error): string =>
-  error instanceof UnreachableError || error instanceof TransportError ? error.message : describeError(error);
 
 /** These two say in their own message what was tried and what came of it; their causes would only repeat it. */
 const toldBy = (error: Error): string =>
