@@ -21,7 +21,7 @@ export interface ClientResponse {
 const REASON = /^[\t\x20-\x7e\x80-\xff]*$/;
 const NON_ASCII = /[^\x00-\x7f]/;
 
-/** Repeated fields as arrays, names in lower case: what Node takes for interim responses and trailers. */
+/** Repeated fields as arrays, names in lower case: what Node takes for interim responses and trailers of HTTP/2. */
 const asObject = (lines: readonly string[]): Record<string, string | string[]> => {
   const object: Record<string, string | string[]> = Object.create(null) as Record<string, string | string[]>;
   for (let index = 0; index < lines.length; index += 2) {
@@ -33,6 +33,12 @@ const asObject = (lines: readonly string[]): Record<string, string | string[]> =
     else object[name] = [before, value];
   }
   return object;
+};
+
+const asPairs = (lines: readonly string[]): [string, string][] => {
+  const pairs: [string, string][] = [];
+  for (let index = 0; index < lines.length; index += 2) pairs.push([lines[index]!, lines[index + 1]!]);
+  return pairs;
 };
 
 const indexOf = (lines: readonly string[], name: string): number => {
@@ -87,7 +93,7 @@ const createHttp1Response = (response: ServerResponse, method: string, version: 
   write: (chunk) => response.write(chunk),
   onDrain: (callback) => void response.on('drain', callback),
   end(trailers) {
-    if (trailers.length > 0) response.addTrailers(asObject(trailers));
+    if (trailers.length > 0) response.addTrailers(asPairs(trailers));
     // Node reads what is left of the request before it takes the next one.
     response.end();
   },

@@ -165,18 +165,25 @@ const WEBSOCKET_NAMES: Readonly<Record<string, string>> = {
 export const requestHeaders = (source: RequestSource, options: RequestOptions): UpstreamHead => {
   const lines = source.rawHeaders;
   const named = namedByConnection(lines);
-  const headers: string[] = ['Host', options.local ? localAuthority(options.local) : source.authority];
+  const headers: string[] = [];
+  const host = options.local ? localAuthority(options.local) : source.authority;
   const cookies: string[] = [];
   const traceParents: string[] = [];
   const traceStates: string[] = [];
   let cookieIndex = -1;
   let acceptsTrailers = false;
+  let hasHost = false;
   for (let index = 0; index < lines.length; index += 2) {
     const name = lines[index]!;
     const value = lines[index + 1]!;
     const lower = name.toLowerCase();
     if (lower === 'te' && listTokens(value).some((token) => token.split(';', 1)[0]!.trim() === 'trailers')) {
       acceptsTrailers = true;
+    }
+    // Where the client put it, and once.
+    if (lower === 'host' && !hasHost) {
+      hasHost = true;
+      headers.push(name, host);
     }
     if (lower === 'host' || HOP_BY_HOP.has(lower) || named.has(lower)) continue;
     const canonicalName = canonical(name);
@@ -189,6 +196,10 @@ export const requestHeaders = (source: RequestSource, options: RequestOptions): 
     } else if (options.local && lower === 'origin' && value === `https://${source.authority}`) {
       headers.push(name, localOrigin(options.local));
     } else headers.push(options.upgrade ? (WEBSOCKET_NAMES[lower] ?? name) : name, value);
+  }
+  if (!hasHost) {
+    headers.unshift('Host', host);
+    if (cookieIndex >= 0) cookieIndex += 2;
   }
   if (cookieIndex >= 0) {
     const cookie = cookiesForUpstream(cookies);

@@ -7,9 +7,9 @@ import type { GatewayLimits } from '../limits.ts';
 import type { ClientResponse } from './client-response.ts';
 import { createDeadline, watchFlow, type FlowWatch } from './deadline.ts';
 import type { Exchange, UpgradeExchange } from './exchange.ts';
-import { responseHeaders, trailerFields, type ResponseOptions } from './headers.ts';
+import { fieldValues, responseHeaders, trailerFields, type ResponseOptions } from './headers.ts';
 import type { RequestBody } from './request-body.ts';
-import { sendTrailers } from './request-trailers.ts';
+import { sendHead, type RequestHead } from './request-head.ts';
 import { GatewayFailure } from './upstream-errors.ts';
 import type { UpstreamConnection } from './upstream-pool.ts';
 
@@ -62,6 +62,20 @@ const latin1 = (raw: Dispatcher.DispatchController['rawHeaders']): string[] => {
   return (raw as (Buffer | string)[]).map((entry) => (typeof entry === 'string' ? entry : entry.toString('latin1')));
 };
 const sizeOf = (lines: readonly string[]): number => lines.reduce((sum, text) => sum + text.length, 0);
+
+/** Methods whose requests have a body (RFC 9110 section 9.3): servers answer 411 to those that do not say how long it is. */
+const HAS_BODY: ReadonlySet<string> = new Set(['POST', 'PUT', 'PATCH']);
+
+const headOf = ({ exchange, headers, body, onUpgrade }: RelayRequest): RequestHead => {
+  const { method, target, protocol } = exchange;
+  const isHttp2 = protocol === 'h2';
+  const head = { method, target, headers, upgrade: onUpgrade !== undefined };
+  if (body?.hasLength) return { ...head, framing: 'length' };
+  // HTTP/2 clients may tell the end of a request without a body in a frame of its own.
+  if (body) return { ...head, framing: isHttp2 && !HAS_BODY.has(method) ? 'late' : 'chunked' };
+  const lacksLength = isHttp2 && HAS_BODY.has(method) && fieldValues(headers, 'content-length').length === 0;
+  return { ...head, framing: 'none', headers: lacksLength ? [...headers, 'Content-Length', '0'] : headers };
+};
 
 /**
  * Resolves when the whole response was handed to the client's connection. Rejects with {@link RelayError}; then nothing
@@ -157,6 +171,7 @@ export const relay = (
         controller = current;
         if (over) return current.abort(new GatewayFailure('internal', 'the exchange was over'));
         sent = true;
+        sendHead(connection.stream, headOf(request), () => trailerFields(body?.source.trailers ?? []));
       },
       onResponseStarted() {
         answered = true;
@@ -242,8 +257,6 @@ export const relay = (
         onEnd() {
           waitingForClient = false;
           arm();
-          const trailers = body.hasLength ? [] : trailerFields(body.source.trailers);
-          if (trailers.length > 0) sendTrailers(connection.stream, trailers);
         },
       };
     }
@@ -252,7 +265,8 @@ export const relay = (
       {
         path: exchange.target,
         method: exchange.method,
-        headers: request.headers,
+        // The head that it would write is replaced; of the fields it needs the one that frames the body.
+        headers: body?.hasLength ? ['content-length', ...fieldValues(request.headers, 'content-length')] : [],
         // undici takes any async iterable; its types know streams only.
         body: (body?.source ?? null) as Dispatcher.DispatchOptions['body'],
         // undici would close the connection after HEAD, and after a body where the method has none by default.
