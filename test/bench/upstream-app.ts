@@ -14,6 +14,8 @@ import type { AddressInfo } from 'node:net';
 export interface Progress {
   written: number;
   read: number;
+  /** Port of the other end. */
+  peerPort: number;
 }
 
 const SMALL = Buffer.alloc(1_024, 'x');
@@ -29,7 +31,8 @@ const send = (request: IncomingMessage, response: ServerResponse, bytes: number,
   const written = (): number => Math.max(0, socket.bytesWritten - before - socket.writableLength);
   let last: number | undefined;
   response.once('close', () => (last = written()));
-  progress.set(id, () => ({ written: last ?? written(), read: 0 }));
+  const peerPort = socket.remotePort ?? 0;
+  progress.set(id, () => ({ written: last ?? written(), read: 0, peerPort }));
   response.writeHead(200, { 'content-length': bytes });
   let left = bytes;
   const more = (): void => {
@@ -51,7 +54,8 @@ const sink = (request: IncomingMessage, response: ServerResponse): void => {
 
 const stall = (request: IncomingMessage, after: number, id: string): void => {
   let read = 0;
-  progress.set(id, () => ({ written: 0, read }));
+  const peerPort = request.socket.remotePort ?? 0;
+  progress.set(id, () => ({ written: 0, read, peerPort }));
   request.on('data', (chunk: Buffer) => {
     read += chunk.length;
     if (read >= after) request.pause();

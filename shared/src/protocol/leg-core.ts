@@ -55,6 +55,11 @@ const ASSUMED_RTT_MS = 50;
  * both sides take to be woken.
  */
 const SHORTEST_RTT_MS = 5;
+/**
+ * Windows of its new size that a stream must have received before it grows in a crowded leg. A reader that stops at
+ * once still takes about 5 MiB (4 MiB of send buffer by Linux's default, and the other end's): no window above 256 KiB.
+ */
+const EARNED_WINDOWS = 16;
 /** Codes that a `goodbye` may carry besides refusals; another one counts as `closed`. */
 const CLOSE_CODES: ReadonlySet<string> = new Set<LegCloseCode>([
   'closed',
@@ -163,9 +168,14 @@ export const createLeg = (parts: LegParts): Leg => {
     sendWindow: ({ id, lane }, credit) => lane.control(encodeWindow(id, credit)),
     sendReset: ({ id, lane }, code) => lane.control(encodeReset(id, code)),
     forget: streamEnded,
-    mayGrant(bytes) {
-      if (granted + bytes > (limits.grantedBytesPerLeg * 3) / 4) return false;
-      granted += bytes;
+    mayGrant(bytes, window, received) {
+      const sum = granted + bytes;
+      // The second half is for readers that go on: one that stalls has let kernel buffers run full before, and would
+      // hold what others could use.
+      const isCrowded = sum > limits.grantedBytesPerLeg / 2;
+      if (isCrowded && received < window * EARNED_WINDOWS) return false;
+      if (sum > (limits.grantedBytesPerLeg * 3) / 4) return false;
+      granted = sum;
       return true;
     },
     rttMs: () => Math.max(connection.stats().rttMs ?? ASSUMED_RTT_MS, SHORTEST_RTT_MS),

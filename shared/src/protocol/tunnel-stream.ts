@@ -24,8 +24,11 @@ export interface StreamHost {
   sendReset(stream: LegStream, code: ResetCode): void;
   /** Both directions are over: nothing more is sent or taken for the id. */
   forget(stream: LegStream): void;
-  /** The credit of a stream wants to grow by `bytes`; false when the leg has granted enough. */
-  mayGrant(bytes: number): boolean;
+  /**
+   * The credit of a stream that has received so much wants to grow by `bytes`, to `window`; false when the leg has
+   * granted enough.
+   */
+  mayGrant(bytes: number, window: number, received: number): boolean;
   /** Round-trip time of the leg in ms. */
   rttMs(): number;
   monotonic(): number;
@@ -400,9 +403,14 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     if (this.#consumedSinceMark >= this.window) {
       const now = this.#host.monotonic();
       const keepsPace = now - this.#growthMark <= 2 * this.#host.rttMs();
-      if (keepsPace && this.window * 2 <= this.#host.limits.largestCreditBytes && this.#host.mayGrant(this.window)) {
+      const grown = this.window * 2;
+      if (
+        keepsPace &&
+        grown <= this.#host.limits.largestCreditBytes &&
+        this.#host.mayGrant(this.window, grown, this.bytesReceived)
+      ) {
         credit += this.window;
-        this.window *= 2;
+        this.window = grown;
       }
       this.#growthMark = now;
       this.#consumedSinceMark = 0;
