@@ -6,13 +6,21 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { WebSocketServer } from 'ws';
+import type { SampleLogin } from './sample-login.ts';
 
 /** Between two server-sent events, ms. */
 const TICK_INTERVAL_MS = 1_000;
 /** Largest message that is echoed, bytes: the page sends some dozens. A larger one is refused with close code 1009. */
 const MAX_ECHO_BYTES = 1 << 20;
 
+export interface DemoAppOptions {
+  /** Gets a line for each request, without its query: in that of a login there is a code. */
+  readonly log?: (line: string) => void;
+}
+
 export interface DemoApp {
+  /** From now on one can sign in. Its callback URL is known when the runner is. */
+  setLogin(login: SampleLogin): void;
   listen(address: { host: string; port: number }): Promise<{ port: number }>;
   /** Cuts what is open, so that nobody waits for a ticker that never ends. May be called twice. */
   close(): Promise<void>;
@@ -58,7 +66,17 @@ const row = (name: string, value: string | undefined): string =>
     ? `<tr class="absent"><th scope="row">${escapeHtml(name)}</th><td>not sent</td></tr>`
     : `<tr><th scope="row">${escapeHtml(name)}</th><td>${escapeHtml(value)}</td></tr>`;
 
-const renderPage = (template: string, request: IncomingMessage): string => {
+/** What the page says of who is signed in; HTML. */
+const renderLogin = (login: SampleLogin | undefined, request: IncomingMessage): string => {
+  const user = login?.userOf(request);
+  if (user === undefined) {
+    const link = login ? '<a class="button" href="/login">Sign in with the sample SCM</a>' : '';
+    return `<p class="figure"><output id="user">nobody</output><span class="unit">is signed in</span></p>${link}`;
+  }
+  return `<p class="figure"><output id="user">${escapeHtml(user)}</output><span class="unit">is signed in</span></p><a class="button" href="/logout">Sign out</a>`;
+};
+
+const renderPage = (template: string, request: IncomingMessage, login: SampleLogin | undefined): string => {
   const seen = describeRequest(request);
   const shown = SHOWN_HEADERS.map(([header, name]) => row(name, request.headers[header]?.toString()));
   // The gateway always says which host was asked for; without that somebody opened the application directly.
@@ -70,6 +88,7 @@ const renderPage = (template: string, request: IncomingMessage): string => {
     upstream: escapeHtml(`${request.socket.localAddress ?? ''}:${request.socket.localPort ?? ''}`),
     protocol: escapeHtml(seen.protocol),
     shown: shown.join('\n'),
+    login: renderLogin(login, request),
     count: String(seen.headers.length),
     all: escapeHtml(seen.headers.map(({ name, value }) => `${name}: ${value}`).join('\n')),
   };
@@ -135,8 +154,25 @@ const ASSETS: Readonly<Record<string, readonly [file: string, type: string]>> = 
 };
 const readAsset = (file: string): Promise<Buffer> => readFile(join(import.meta.dirname, file));
 
-const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
-  const path = (request.url ?? '/').split('?', 1)[0] ?? '/';
+const pathOf = ({ url = '/' }: IncomingMessage): string => url.split('?', 1)[0] ?? '/';
+
+/** Colours of a terminal by the first digit of a status: green, cyan, yellow, red. */
+const STATUS_COLOURS: Readonly<Record<string, number>> = { 2: 32, 3: 36, 4: 33, 5: 31 };
+
+const logLine = (request: IncomingMessage, status: number, startedAt: number): string => {
+  const ms = (performance.now() - startedAt).toFixed(1);
+  const colour = STATUS_COLOURS[String(status)[0] ?? ''] ?? 0;
+  const time = `\u001b[2m${new Date().toISOString()}\u001b[0m`;
+  return `${time} \u001b[${colour}m${status}\u001b[0m ${request.method} ${pathOf(request)} \u001b[2m${ms} ms\u001b[0m`;
+};
+
+const answer = async (
+  request: IncomingMessage,
+  response: ServerResponse,
+  login: SampleLogin | undefined,
+): Promise<void> => {
+  const path = pathOf(request);
+  if (await login?.handle(request, response)) return;
   if (path === '/upload') {
     if (request.method === 'POST' || request.method === 'PUT') return receiveUpload(request, response);
     response.setHeader('Allow', 'POST, PUT');
@@ -152,7 +188,7 @@ const answer = async (request: IncomingMessage, response: ServerResponse): Promi
     return send(response, 200, 'text/plain; charset=utf-8', renderText(request));
   }
   const template = await readAsset('page.html');
-  return send(response, 200, 'text/html; charset=utf-8', renderPage(template.toString(), request));
+  return send(response, 200, 'text/html; charset=utf-8', renderPage(template.toString(), request, login));
 };
 
 /** Browsers let any page open a WebSocket to any host: only the page of this very host may use the echo. */
@@ -178,9 +214,12 @@ const serveEcho = (server: Server): WebSocketServer => {
   return sockets;
 };
 
-export const createDemoApp = (): DemoApp => {
+export const createDemoApp = ({ log }: DemoAppOptions = {}): DemoApp => {
+  let login: SampleLogin | undefined;
   const server = createServer((request, response) => {
-    answer(request, response).catch((error: unknown) => {
+    const startedAt = performance.now();
+    response.once('close', () => log?.(logLine(request, response.statusCode, startedAt)));
+    answer(request, response, login).catch((error: unknown) => {
       // The usual reason is an upload whose sender went away: there is nobody left to answer.
       if (response.headersSent || request.destroyed) response.destroy(error instanceof Error ? error : undefined);
       else send(response, 500, 'text/plain; charset=utf-8', 'The demo failed.\n');
@@ -190,6 +229,9 @@ export const createDemoApp = (): DemoApp => {
   server.requestTimeout = 0;
   const sockets = serveEcho(server);
   return {
+    setLogin(sampleLogin) {
+      login = sampleLogin;
+    },
     listen: ({ host, port }) =>
       new Promise((resolve, reject) => {
         server.once('error', reject);

@@ -1,8 +1,11 @@
 /** What the demo keeps in `demo-state/`: its runner, and the configuration files of the two programs. */
 import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { text } from 'node:stream/consumers';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { createSampleLogin, type SampleLogin } from './sample-login.ts';
+import type { ScmSettings } from './sample-scm-main.ts';
 
 export interface DemoSettings {
   /** The checkout. */
@@ -16,7 +19,16 @@ export interface DemoSettings {
   readonly internalPort: number;
   readonly clientInternalPort: number;
   readonly appPort: number;
+  /** The sample SCM. */
+  readonly scmPort: number;
 }
+
+/** Where the demo application writes its log, which the tunnel client serves. */
+export const appLogPath = (settings: DemoSettings): string => join(settings.demoDir, 'demo.log');
+
+/** Origin of one of the demo's hosts at the gateway. */
+export const originOf = (settings: DemoSettings, label = ''): string =>
+  `https://${label === '' ? '' : `${label}.`}gateway.localhost${settings.httpsPort === 443 ? '' : `:${settings.httpsPort}`}`;
 
 const isDefault = (settings: DemoSettings): boolean =>
   settings.httpsPort === 8443 &&
@@ -108,6 +120,49 @@ export const prepareRunner = async (
   return { id: made.id, exchangeTokenFile: tokenPath };
 };
 
+/** A URL that shows the log of the demo in a browser; the token in it is good for an hour. */
+export const prepareLogViewer = async (
+  settings: DemoSettings,
+  config: readonly string[],
+  env: NodeJS.ProcessEnv,
+  signal: AbortSignal,
+): Promise<string> => {
+  const args = ['token', 'create', '--scope', 'logs', '--environment', 'demo', ...config];
+  const { viewerUrl } = (await askGateway(settings, args, env, signal)) as { viewerUrl: string };
+  return viewerUrl;
+};
+
+export interface PreparedLogin {
+  readonly login: SampleLogin;
+  /** What the sample SCM is started with. */
+  readonly scmSettingsPath: string;
+}
+
+/** The sample login of the application, and the settings of the SCM that it goes to. */
+export const prepareLogin = async (settings: DemoSettings, runner: DemoRunner): Promise<PreparedLogin> => {
+  const client = {
+    id: 'demo',
+    secret: randomBytes(32).toString('hex'),
+    redirectUri: `${originOf(settings, runner.id)}/oauth/sample/callback`,
+  };
+  const issuer = originOf(settings, `${settings.scmPort}--demo`);
+  const direct = `http://127.0.0.1:${settings.scmPort}`;
+  const login = createSampleLogin({
+    key: randomBytes(32),
+    client,
+    scm: {
+      authorizationEndpoint: `${issuer}/auth`,
+      tokenEndpoint: `${direct}/token`,
+      userEndpoint: `${direct}/me`,
+    },
+    home: originOf(settings, `${settings.appPort}--demo`),
+  });
+  const scmSettingsPath = join(settings.demoDir, 'sample-scm.json');
+  const scmSettings: ScmSettings = { port: settings.scmPort, issuer, client };
+  await writeFile(scmSettingsPath, JSON.stringify(scmSettings), { mode: 0o600 });
+  return { login, scmSettingsPath };
+};
+
 /** Writes the tunnel client's configuration and gives its path. */
 export const writeTunnelClientConfig = async (settings: DemoSettings, runner: DemoRunner): Promise<string> => {
   const path = join(settings.demoDir, 'tunnel-client.yaml');
@@ -118,11 +173,15 @@ runnerId: ${runner.id}
 ${token}stateDir: ${JSON.stringify(runnerStateDir(settings))}
 ca: ${JSON.stringify(join(settings.stateDir, 'self-signed/certificate.pem'))}
 internal: 127.0.0.1:${settings.clientInternalPort}
+oauth: { target: 'http://127.0.0.1:${settings.appPort}' }
 environments:
   - id: demo
     host: 127.0.0.1
     creator: demo
-    ports: [{ port: ${settings.appPort}, protocol: http, admission: everyone, name: demo }]
+    ports:
+      - { port: ${settings.appPort}, protocol: http, admission: everyone, name: demo }
+      - { port: ${settings.scmPort}, protocol: http, admission: everyone, name: sample SCM }
+    logs: { file: ${JSON.stringify(appLogPath(settings))} }
 `;
   await writeFile(path, config, { mode: 0o600 });
   return path;

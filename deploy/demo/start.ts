@@ -2,13 +2,23 @@
  * `npm start`: a gateway on its defaults, a runner with the environment `demo`, and an application behind it.
  * Prints the URLs once they answer. Ctrl-C ends all of it; so does the end of any part.
  */
+import { createWriteStream } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createDemoApp } from './app.ts';
 import { lastLogLines, startChild, type Child } from './children.ts';
 import { busyPorts, type WantedPort } from './ports.ts';
-import { prepareRunner, writeGatewayConfig, writeTunnelClientConfig, type DemoSettings } from './settings.ts';
+import {
+  appLogPath,
+  originOf,
+  prepareLogViewer,
+  prepareLogin,
+  prepareRunner,
+  writeGatewayConfig,
+  writeTunnelClientConfig,
+  type DemoSettings,
+} from './settings.ts';
 import { answers } from './wait.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
@@ -19,6 +29,7 @@ const USAGE = `npm start -- [options]
   --internal-port PORT           internal listener of the gateway (9090)
   --client-internal-port PORT    internal listener of the tunnel client (9091)
   --app-port PORT                the demo application (3000)
+  --scm-port PORT                the sample SCM that one signs in with (3001)
   --dir DIRECTORY                where state/ and demo-state/ are kept (here)
 `;
 
@@ -31,6 +42,7 @@ const parseSettings = (): DemoSettings => {
       'internal-port': port(9090),
       'client-internal-port': port(9091),
       'app-port': port(3000),
+      'scm-port': port(3001),
       dir: { type: 'string', default: '.' },
       help: { type: 'boolean', default: false },
     },
@@ -39,7 +51,7 @@ const parseSettings = (): DemoSettings => {
     process.stdout.write(USAGE);
     process.exit(0);
   }
-  const portOf = (name: 'https-port' | 'quic-port' | 'internal-port' | 'client-internal-port' | 'app-port'): number => {
+  const portOf = (name: Exclude<keyof typeof values, 'dir' | 'help'>): number => {
     const number = Number(values[name]);
     if (!Number.isInteger(number) || number < 1 || number > 65_535)
       throw new Error(`--${name} is no port: ${values[name]}`);
@@ -54,6 +66,7 @@ const parseSettings = (): DemoSettings => {
     internalPort: portOf('internal-port'),
     clientInternalPort: portOf('client-internal-port'),
     appPort: portOf('app-port'),
+    scmPort: portOf('scm-port'),
   };
 };
 
@@ -98,6 +111,14 @@ const wantedPorts = (settings: DemoSettings): WantedPort[] => [
     option: '--app-port',
     setting: 'the port that the environment exposes',
   },
+  {
+    protocol: 'tcp',
+    host: '127.0.0.1',
+    port: settings.scmPort,
+    purpose: 'the sample SCM',
+    option: '--scm-port',
+    setting: 'another port that the environment exposes',
+  },
 ];
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
@@ -106,17 +127,20 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`);
 const childEnvironment = (): NodeJS.ProcessEnv =>
   Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(?:GATEWAY|TUNNEL)_/.test(name)));
 
-const printUrls = (settings: DemoSettings): void => {
-  const port = settings.httpsPort === 443 ? '' : `:${settings.httpsPort}`;
-  const url = `https://${settings.appPort}--demo.gateway.localhost${port}/`;
+const printUrls = (settings: DemoSettings, viewerUrl: string): void => {
+  const url = `${originOf(settings, `${settings.appPort}--demo`)}/`;
   const here = (path: string): string => {
     const short = relative(process.cwd(), path);
     return short.startsWith('..') ? path : short;
   };
+  const gatewayUrl = `${originOf(settings)}/`;
   const certificate = here(join(settings.stateDir, 'self-signed/certificate.pem'));
   say(`
   Open    ${url}
-          https://gateway.localhost${port}/   (the gateway itself)
+          ${gatewayUrl}   (the gateway itself)
+  Sign in ${url}login   (with a sample SCM, through the runner's callback URL)
+  Log     ${viewerUrl}
+          (of the application, live; the link is good for an hour)
 
   curl    curl -k ${url}
 
@@ -124,7 +148,7 @@ const printUrls = (settings: DemoSettings): void => {
   browser or the system trust ${certificate}
   (curl: --cacert ${certificate} instead of -k).
 
-  Logs    ${here(join(settings.demoDir, 'gateway.log'))}, ${here(join(settings.demoDir, 'tunnel-client.log'))}
+  Files   ${here(join(settings.demoDir, 'gateway.log'))}, ${here(join(settings.demoDir, 'tunnel-client.log'))}
   Ctrl-C ends all of it.
 `);
 };
@@ -135,7 +159,8 @@ const main = async (settings: DemoSettings, stopping: AbortController): Promise<
   await mkdir(settings.demoDir, { recursive: true, mode: 0o700 });
 
   const children: Child[] = [];
-  const app = createDemoApp();
+  const appLog = createWriteStream(appLogPath(settings), { flags: 'w', mode: 0o600 });
+  const app = createDemoApp({ log: (line) => void appLog.write(`${line}\n`) });
   const signal = stopping.signal;
   /** Starts a part; its end is the end of all. */
   const start = (name: string, args: readonly string[]): void => {
@@ -157,17 +182,23 @@ const main = async (settings: DemoSettings, stopping: AbortController): Promise<
 
     say('Starting the tunnel client …');
     const runner = await prepareRunner(settings, config, childEnvironment(), signal);
+    const { login, scmSettingsPath } = await prepareLogin(settings, runner);
+    app.setLogin(login);
+    start('sample-scm', ['deploy/demo/sample-scm-main.ts', scmSettingsPath]);
     const clientConfig = await writeTunnelClientConfig(settings, runner);
     start('tunnel-client', ['tunnel-client/src/main.ts', 'run', '--config', clientConfig]);
     await answers(`${settings.appPort}--demo.gateway.localhost`, '/', settings, signal);
 
-    printUrls(settings);
+    await answers(`${settings.scmPort}--demo.gateway.localhost`, '/.well-known/openid-configuration', settings, signal);
+
+    printUrls(settings, await prepareLogViewer(settings, config, childEnvironment(), signal));
     await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)));
   } finally {
     stopping.abort();
     // The application first: then nothing is open any more that a drain would wait for.
     await app.close();
     for (const child of children) await child.stop();
+    appLog.end();
   }
 };
 

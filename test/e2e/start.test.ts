@@ -15,9 +15,11 @@ const START = resolve(import.meta.dirname, '../../deploy/demo/start.ts');
 const START_TIMEOUT_MS = 60_000;
 
 /** Ports that were free a moment ago: the demo needs them by number, since they stand in its URLs. */
-const freePorts = async (): Promise<Record<'https' | 'quic' | 'internal' | 'client-internal' | 'app', number>> => {
+const freePorts = async (): Promise<
+  Record<'https' | 'quic' | 'internal' | 'client-internal' | 'app' | 'scm', number>
+> => {
   const servers = await Promise.all(
-    Array.from({ length: 4 }, async () => {
+    Array.from({ length: 5 }, async () => {
       const server = createServer().listen(0, '::');
       await once(server, 'listening');
       return server;
@@ -25,8 +27,8 @@ const freePorts = async (): Promise<Record<'https' | 'quic' | 'internal' | 'clie
   );
   const socket = createSocket('udp6').bind(0);
   await once(socket, 'listening');
-  const [https, internal, clientInternal, app] = servers.map((server) => (server.address() as AddressInfo).port);
-  const ports = { https, internal, 'client-internal': clientInternal, app, quic: socket.address().port };
+  const [https, internal, clientInternal, app, scm] = servers.map((server) => (server.address() as AddressInfo).port);
+  const ports = { https, internal, 'client-internal': clientInternal, app, scm, quic: socket.address().port };
   for (const server of servers) server.close();
   socket.close();
   return ports as Record<keyof typeof ports, number>;
@@ -77,7 +79,7 @@ test('npm start prints a URL that works, keeps its runner, and ends all that it 
 
   const runner = await runnerOf(directory);
   const children = await childrenOf(demo.child.pid);
-  assert.equal(children.length, 2);
+  assert.equal(children.length, 3);
   demo.child.kill('SIGINT');
   assert.deepEqual(await demo.exited, { code: 130, signal: null });
   assert.deepEqual(children.filter(isAlive), []);
