@@ -4,47 +4,12 @@ import assert from 'node:assert/strict';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
-import { join, resolve } from 'node:path';
-import { test, type TestContext } from 'node:test';
-import { runProcess, startProcess, type StartedProcess } from '../support/processes.ts';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { freePorts, startDemo, urlOf } from '../support/demo.ts';
+import { runProcess } from '../support/processes.ts';
 import { temporaryDirectory } from '../support/programs.ts';
-
-const START = resolve(import.meta.dirname, '../../deploy/demo/start.ts');
-/** Two programs start, keys and a certificate are made: ms. */
-const START_TIMEOUT_MS = 60_000;
-
-/** Ports that were free a moment ago: the demo needs them by number, since they stand in its URLs. */
-const freePorts = async (): Promise<
-  Record<'https' | 'quic' | 'internal' | 'client-internal' | 'app' | 'scm', number>
-> => {
-  const servers = await Promise.all(
-    Array.from({ length: 5 }, async () => {
-      const server = createServer().listen(0, '::');
-      await once(server, 'listening');
-      return server;
-    }),
-  );
-  const socket = createSocket('udp6').bind(0);
-  await once(socket, 'listening');
-  const [https, internal, clientInternal, app, scm] = servers.map((server) => (server.address() as AddressInfo).port);
-  const ports = { https, internal, 'client-internal': clientInternal, app, scm, quic: socket.address().port };
-  for (const server of servers) server.close();
-  socket.close();
-  return ports as Record<keyof typeof ports, number>;
-};
-
-type Ports = Awaited<ReturnType<typeof freePorts>>;
-
-const startDemo = (t: TestContext, directory: string, ports: Ports): StartedProcess => {
-  const options = Object.entries(ports).flatMap(([name, port]) => [`--${name}-port`, String(port)]);
-  return startProcess(t, process.execPath, [START, '--dir', directory, ...options], { cwd: directory });
-};
-
-const urlOf = async (demo: StartedProcess): Promise<string> => {
-  const [, url] = await demo.waitForOutput(/Open +(https:\S+)/, { timeoutMs: START_TIMEOUT_MS });
-  return url ?? '';
-};
 
 const runnerOf = async (directory: string): Promise<string> =>
   (JSON.parse(await readFile(join(directory, 'demo-state/runner.json'), 'utf8')) as { id: string }).id;
