@@ -214,6 +214,7 @@ const makeParts = async (
         totals.add(leg.stats());
         metrics.legClosed(end.code);
       },
+      legLeft: (leg) => forwarder.leaveLeg(leg),
       rtt: (rttMs) => metrics.echoed(rttMs),
     },
   });

@@ -40,6 +40,23 @@ describe('runners', () => {
   const status = async (): Promise<number> => (await gateway.request(portHost(id, upstream.port))).status;
   const environment = () => ({ id, ports: [{ port: upstream.port, admission: 'everyone' as const }] });
 
+  it('that drain do not wait for connections that the gateway keeps', async () => {
+    const kept = await startTestGateway({ limits: { upstreamIdleTimeoutMs: 600_000 } });
+    upstream.server.keepAliveTimeout = 600_000;
+    try {
+      const runner = await startTestRunner(kept);
+      await runner.announce(environment());
+      assert.equal((await kept.request(portHost(id, upstream.port))).status, 200);
+      assert.equal(kept.gateway.registry.legs()[0]?.openStreams, 1, 'a connection is kept');
+      const before = systemClock.monotonic();
+      await runner.close({ drain: 60_000 });
+      assert.ok(systemClock.monotonic() - before < 30_000, 'it waited for a connection without a request');
+    } finally {
+      upstream.server.keepAliveTimeout = 5_000;
+      await kept.close();
+    }
+  });
+
   it('that are killed: what is in flight ends, new requests get 503, and a new process serves again', async (t) => {
     const { runner, exchangeToken } = await gateway.gateway.directory.createRunner({ name: 'killed' });
     const config = join(gateway.stateDir, 'runner.yaml');

@@ -38,6 +38,8 @@ export interface Forwarder {
   /** Answers through the exchange. */
   request(exchange: Exchange, target: ForwardTarget): void;
   upgrade(exchange: UpgradeExchange, target: ForwardTarget): void;
+  /** The leg is being left: what is idle on it is closed, so that its runner need not wait for it. */
+  leaveLeg(leg: Leg): void;
   stats(): ForwarderStats;
   /** Cuts what is in flight, resolves when it is over. May be called twice. */
   close(): Promise<void>;
@@ -263,6 +265,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   return {
     request: (exchange, target) => start(exchange, target.environmentId, () => serveRequest(exchange, target)),
     upgrade: (exchange, target) => start(exchange, target.environmentId, () => serveUpgrade(exchange, target)),
+    leaveLeg: (leg) => pool.leave(leg),
     stats: () => ({
       requestsInFlight: running.size,
       upstreamConnections: pool.connections,

@@ -64,6 +64,8 @@ export interface UpstreamPool {
   acquire(leg: Leg, target: Target, options: { fresh: boolean }): UpstreamConnection | undefined;
   /** Calls back once when a connection of this target may have become free. Returns the function that stops waiting. */
   onceFree(leg: Leg, target: Target, callback: () => void): () => void;
+  /** Keeps no connection of this leg any more: its runner goes away, or has another leg. Those in use go on. */
+  leave(leg: Leg): void;
   /** A connection beside the pool, for an upgrade. */
   open(leg: Leg, target: Target): UpstreamConnection;
   /** Connections to any target. */
@@ -86,6 +88,7 @@ export const createUpstreamPool = (
 ): UpstreamPool => {
   const connections = new Set<UpstreamConnection>();
   const streamsOfEnvironment = new Map<string, number>();
+  const leftLegs = new WeakSet<Leg>();
   const pools = new LRUCache<string, TargetPool>({
     max: limits.upstreamPools,
     dispose(pool) {
@@ -180,7 +183,7 @@ export const createUpstreamPool = (
         // undici closes the stream itself, after the response was handed over, when it cannot be used again.
         queueMicrotask(() => {
           if (!pool || closed || stream.destroyed) return;
-          if (pool.evicted || !leg.isOpen) return void stream.destroy();
+          if (pool.evicted || !leg.isOpen || leftLegs.has(leg)) return void stream.destroy();
           connection.reused = true;
           pool.idle.push(connection);
           wakeOne(pool);
@@ -222,6 +225,14 @@ export const createUpstreamPool = (
       const pool = poolFor(keyOf(leg, target));
       pool.waiting.add(callback);
       return () => void pool.waiting.delete(callback);
+    },
+    leave(leg) {
+      leftLegs.add(leg);
+      for (const pool of pools.values()) {
+        for (const connection of pool.idle.filter((each) => each.leg === leg)) {
+          connection.destroy(new ConnectionGoneError('the leg is being left'));
+        }
+      }
     },
     open: (leg, target) => create(leg, target, undefined),
     get connections() {

@@ -59,6 +59,8 @@ export interface RegistryDeps {
   readonly urls: { readonly domain: string; readonly publicPort: () => number };
   readonly observe?: {
     readonly legClosed?: (leg: Leg, end: LegEnd) => void;
+    /** New streams go elsewhere where they can: another leg took over, or the runner goes away. */
+    readonly legLeft?: (leg: Leg) => void;
     /** Round trip of an answered echo. */
     readonly rtt?: (rttMs: number) => void;
   };
@@ -138,10 +140,18 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
       });
   };
 
+  const leave = (entry: LegEntry): void => {
+    entry.left = true;
+    deps.observe?.legLeft?.(entry.leg);
+  };
+
   const onDrain = (entry: LegEntry, message: MessageOf<'drain'>): void => {
     log.info({ ...legFields(entry), reason: message.reason, deadlineMs: message.deadlineMs }, 'runner drains');
-    if (message.reason === 'data_path') entry.left = true;
-    else entry.instance.draining = true;
+    if (message.reason === 'data_path') leave(entry);
+    else {
+      entry.instance.draining = true;
+      deps.observe?.legLeft?.(entry.leg);
+    }
   };
 
   const remove = (entry: LegEntry, end: LegEnd): void => {
@@ -159,7 +169,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     const replaced = legs.get(replacedId);
     // Only a leg of the same process can be replaced: ids are no secret.
     if (!replaced || replaced.instance !== entry.instance || replaced === entry) return;
-    replaced.left = true;
+    leave(replaced);
     if (replaced.deadPath) closeLeg(replaced, 'data_path');
   };
 
