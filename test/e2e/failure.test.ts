@@ -18,6 +18,8 @@ const TUNNEL_CLIENT = join(ROOT, 'tunnel-client/src/main.ts');
 const BACK_MS = 5_000;
 /** From the kill until the restart, for the figure above to hold, ms. */
 const OUTAGE_MS = 10_000;
+/** After a longer outage (a machine that is slow to start the gateway): an attempt that fails late, and the pause after it. */
+const BACK_LATER_MS = 3_000 + 5_000;
 
 const attemptsIn = (client: StartedProcess): number =>
   client.output().split('the tunnel client has a problem').length - 1;
@@ -99,8 +101,8 @@ test('a gateway is killed, and comes back at once or after failed attempts', { t
     gateway = serve();
     await gateway.waitForOutput(/the gateway serves/);
     const servingAt = performance.now();
-    assert.ok(servingAt - killedAt < OUTAGE_MS, `the outage took ${servingAt - killedAt} ms`);
-    await until(async () => (await statusOf()) === 200, BACK_MS);
+    const limitMs = servingAt - killedAt < OUTAGE_MS ? BACK_MS : BACK_LATER_MS;
+    await until(async () => (await statusOf()) === 200, limitMs);
     assert.equal(client.child.exitCode, null);
   }
 });

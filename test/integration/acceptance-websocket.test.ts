@@ -34,7 +34,10 @@ const seeded = (seed: number): (() => number) => {
 /** 0 to 1 MiB, each order of magnitude as likely as any other. */
 const logUniform = (random: () => number): number => Math.floor((LARGEST_BYTES + 1) ** random()) - 1;
 
-describe('WebSockets', { timeout: 110_000 }, () => {
+/** 1.5 GB go through: 20 s on an idle machine, several times that on a busy one. */
+const TIMEOUT_MS = 300_000;
+
+describe('WebSockets', { timeout: TIMEOUT_MS }, () => {
   let way: WholeWay;
   let upstream: CountingUpstream;
   let host: string;
@@ -77,35 +80,39 @@ describe('WebSockets', { timeout: 110_000 }, () => {
     return socket;
   };
 
-  it('carry 10,000 messages each way, of 0 bytes to 1 MiB, each unchanged and in order', async () => {
-    const socket = await connect([], { perMessageDeflate: false });
-    const random = seeded(20_260_101);
-    const content = randomBytes(LARGEST_BYTES);
-    const sizes = Array.from({ length: MESSAGES }, () => logUniform(random));
-    assert.ok(sizes.includes(0) && Math.max(...sizes) > 1_000_000);
-    const message = (index: number): Buffer => {
-      const size = sizes[index] ?? 0;
-      const bytes = content.subarray(LARGEST_BYTES - size);
-      // The sender masks in place: it gets a copy.
-      const copy = Buffer.from(bytes);
-      if (size >= 4) copy.writeUInt32BE(index);
-      return copy;
-    };
-    let sent = 0;
-    let received = 0;
-    await new Promise<void>((resolve, reject) => {
-      socket.on('close', (code) => reject(new Error(`closed with ${code} after ${received} messages`)));
-      socket.on('error', reject);
-      socket.on('message', (data: Buffer) => {
-        if (!data.equals(message(received))) return reject(new Error(`message ${received} was changed`));
-        received += 1;
-        if (received === MESSAGES) return resolve();
-        if (sent < MESSAGES) socket.send(message(sent++));
+  it(
+    'carry 10,000 messages each way, of 0 bytes to 1 MiB, each unchanged and in order',
+    { timeout: TIMEOUT_MS },
+    async () => {
+      const socket = await connect([], { perMessageDeflate: false });
+      const random = seeded(20_260_101);
+      const content = randomBytes(LARGEST_BYTES);
+      const sizes = Array.from({ length: MESSAGES }, () => logUniform(random));
+      assert.ok(sizes.includes(0) && Math.max(...sizes) > 1_000_000);
+      const message = (index: number): Buffer => {
+        const size = sizes[index] ?? 0;
+        const bytes = content.subarray(LARGEST_BYTES - size);
+        // The sender masks in place: it gets a copy.
+        const copy = Buffer.from(bytes);
+        if (size >= 4) copy.writeUInt32BE(index);
+        return copy;
+      };
+      let sent = 0;
+      let received = 0;
+      await new Promise<void>((resolve, reject) => {
+        socket.on('close', (code) => reject(new Error(`closed with ${code} after ${received} messages`)));
+        socket.on('error', reject);
+        socket.on('message', (data: Buffer) => {
+          if (!data.equals(message(received))) return reject(new Error(`message ${received} was changed`));
+          received += 1;
+          if (received === MESSAGES) return resolve();
+          if (sent < MESSAGES) socket.send(message(sent++));
+        });
+        while (sent < AHEAD) socket.send(message(sent++));
       });
-      while (sent < AHEAD) socket.send(message(sent++));
-    });
-    socket.terminate();
-  });
+      socket.terminate();
+    },
+  );
 
   it('negotiate subprotocol and compression between the ends themselves', async () => {
     const socket = await connect(['chat.v1', 'chat.v2'], { perMessageDeflate: { threshold: 0 } });
