@@ -3,10 +3,12 @@ import { createHash } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 
 const STYLE = `
-:root{color-scheme:light dark;--ink:#1b1b1f;--soft:#5c5c66;--paper:#f6f4ef;--card:#fff;--line:#dedad1;--accent:#b3541e}
-@media(prefers-color-scheme:dark){:root{--ink:#ececf0;--soft:#a2a2ad;--paper:#131315;--card:#1c1c20;--line:#323238;--accent:#f0965a}}
+:root{color-scheme:light dark;--page:#f6f4f0;--card:#fff;--line:#e3ded5;--ink:#1d1b18;--soft:#6a655d;--accent:#d9480f;
+--accent-ink:#fff}
+@media(prefers-color-scheme:dark){:root{--page:#161513;--card:#201e1b;--line:#35322d;--ink:#f0ece4;--soft:#a49d91;
+--accent:#ff922b;--accent-ink:#1d1206}}
 *{box-sizing:border-box}
-body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1.5rem;background:var(--paper);color:var(--ink);
+body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1.5rem;background:var(--page);color:var(--ink);
 font:1rem/1.6 system-ui,sans-serif}
 main{width:min(26rem,100%);background:var(--card);border:1px solid var(--line);border-radius:16px;padding:2rem}
 h1{margin:0 0 .5rem;font-size:1.4rem;line-height:1.25;letter-spacing:-.01em}
@@ -14,8 +16,8 @@ p{margin:0 0 1.25rem;color:var(--soft)}
 b{color:var(--ink)}
 label{display:block;font-size:.9rem;margin:0 0 .35rem}
 input,button{width:100%;font:inherit;padding:.65rem .8rem;border-radius:10px;border:1px solid var(--line)}
-input{background:var(--paper);color:var(--ink);margin:0 0 .9rem}
-button{background:var(--accent);color:var(--card);border-color:transparent;font-weight:600;cursor:pointer}
+input{background:var(--page);color:var(--ink);margin:0 0 .9rem}
+button{background:var(--accent);color:var(--accent-ink);border-color:transparent;font-weight:600;cursor:pointer}
 a{color:var(--accent)}
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 `;
