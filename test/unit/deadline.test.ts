@@ -46,6 +46,17 @@ describe('watchFlow', () => {
     assert.deepEqual(over, ['stalled']);
   });
 
+  it('ends one whose client has ended its direction, once nothing moves any more', async () => {
+    const { clock, over, watch } = watched(Infinity);
+    watch.halfClosed();
+    await clock.advance(4 * MINUTE);
+    watch.moved();
+    await clock.advance(4 * MINUTE);
+    assert.deepEqual(over, []);
+    await clock.advance(6 * MINUTE);
+    assert.equal(over.length, 1);
+  });
+
   it('does nothing once it was stopped', async () => {
     const { clock, over, watch } = watched(MINUTE);
     watch.stop();

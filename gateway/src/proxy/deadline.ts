@@ -27,6 +27,8 @@ export interface FlowWatch {
   moved(): void;
   /** The client does not take what waits for it, until the next `moved`. */
   blocked(): void;
+  /** The client has ended its direction, and may be gone: silence counts as being stalled from now on. */
+  halfClosed(): void;
   stop(): void;
 }
 
@@ -42,7 +44,8 @@ export const watchFlow = (
   const deadline = createDeadline(clock);
   let movedAt = clock.monotonic();
   let isBlocked = false;
-  const limit = (): number => (isBlocked ? limits.stalledMs : limits.idleMs);
+  let isHalfClosed = false;
+  const limit = (): number => (isBlocked || isHalfClosed ? limits.stalledMs : limits.idleMs);
   const arm = (): void => {
     const leftMs = movedAt + limit() - clock.monotonic();
     if (leftMs <= 0) return onOver(isBlocked ? 'stalled' : 'idle');
@@ -56,6 +59,9 @@ export const watchFlow = (
     },
     blocked() {
       isBlocked = true;
+    },
+    halfClosed() {
+      isHalfClosed = true;
     },
     stop: deadline.stop,
   };

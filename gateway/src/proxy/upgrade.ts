@@ -124,7 +124,7 @@ export const join = async (
     deps.clock,
     // Silence is no fault here: editors keep sockets open overnight. TCP keep-alive finds clients that are gone.
     { idleMs: Infinity, stalledMs: limits.stalledStreamTimeoutMs },
-    () => upstream.destroy(new GatewayFailure('upstream_timeout', 'the client takes nothing')),
+    () => upstream.destroy(new GatewayFailure('upstream_timeout', 'the client takes nothing, or is gone')),
   );
   const moved = (to: Duplex): void => {
     watch.moved();
@@ -141,6 +141,7 @@ export const join = async (
       record.bytesSent += chunk.length;
       moved(client);
     });
+    client.once('end', () => watch.halfClosed());
     await directions;
   } finally {
     watch.stop();
