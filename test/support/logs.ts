@@ -1,4 +1,5 @@
 /** The built-in log server behind real legs in memory, and readers that speak HTTP over their streams. */
+import { EventEmitter } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -14,7 +15,9 @@ import type { LogSettings } from '../../tunnel-client/src/log-server/log-source.
 import { type Logger, silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createResolver } from '../../tunnel-client/src/resolver.ts';
 import { type LegPair, makeLegs, never, target } from './legs.ts';
-import { until } from './runner.ts';
+
+/** What does not come within this will not come, ms. */
+const WAIT_MS = 15_000;
 
 export interface ReadOptions {
   readonly path?: string;
@@ -33,9 +36,11 @@ export interface LogReader {
   readonly offset: number;
   /** Bytes so far. */
   body(): Buffer;
+  length(): number;
   text(): string;
   /** Waits until the body contains `text`. */
   contains(text: string): Promise<void>;
+  onData(listener: () => void): void;
   /** Resolves with the whole body at its clean end; rejects when it is cut off. */
   readonly ended: Promise<string>;
   /** Leaves. */
@@ -44,9 +49,18 @@ export interface LogReader {
 
 /** Reads a response as it comes. */
 export const readLog = (response: IncomingMessage): LogReader => {
-  const chunks: Buffer[] = [];
-  const body = (): Buffer => Buffer.concat(chunks);
-  response.on('data', (chunk: Buffer) => chunks.push(chunk));
+  let chunks: Buffer[] = [];
+  let length = 0;
+  const changes = new EventEmitter().setMaxListeners(0);
+  const body = (): Buffer => {
+    chunks = [Buffer.concat(chunks)];
+    return chunks[0] as Buffer;
+  };
+  response.on('data', (chunk: Buffer) => {
+    chunks.push(chunk);
+    length += chunk.length;
+    changes.emit('data', chunk);
+  });
   const ended = new Promise<string>((resolve, reject) => {
     response.once('end', () => resolve(body().toString('utf8')));
     response.once('error', reject);
@@ -59,8 +73,24 @@ export const readLog = (response: IncomingMessage): LogReader => {
     response,
     offset: Number(response.headers['log-offset']),
     body,
+    length: () => length,
     text: () => body().toString('utf8'),
-    contains: (text) => until(() => body().includes(text)),
+    contains: (text) =>
+      new Promise((resolve, reject) => {
+        let seen = body();
+        const timer = setTimeout(() => reject(new Error(`"${text}" did not come`)), WAIT_MS);
+        const look = (chunk: Buffer): void => {
+          // What came before has been searched, but for what may be the beginning of the text.
+          seen = Buffer.concat([seen.subarray(Math.max(0, seen.length - Buffer.byteLength(text))), chunk]);
+          if (!seen.includes(text)) return;
+          clearTimeout(timer);
+          changes.off('data', look);
+          resolve();
+        };
+        changes.on('data', look);
+        if (seen.includes(text)) look(seen);
+      }),
+    onData: (listener) => void changes.on('data', listener),
     ended,
     close: () => response.destroy(),
   };

@@ -28,10 +28,10 @@ export interface BlockCacheStats {
 
 export interface CachedFile {
   /**
-   * `length` bytes at `position`, at most {@link BLOCK_BYTES}; the memory is shared, and not to be changed. Throws
-   * {@link TruncatedError} when the file ends before.
+   * `length` bytes at `position`, at most {@link BLOCK_BYTES}, of a file that has `size`; the memory is shared, and not
+   * to be changed. Throws {@link TruncatedError} when the file ends before.
    */
-  read(position: number, length: number): Promise<Buffer>;
+  read(position: number, length: number, size: number): Promise<Buffer>;
   /** Forgets its blocks. */
   drop(): void;
   stats(): { readonly reads: number; readonly bytesRead: number };
@@ -70,10 +70,11 @@ export const createBlockCache = (maxBlocks: number = CACHED_BLOCKS): BlockCache 
         block.length += bytesRead;
       };
       /** The block `index`, with at least `length` valid bytes. Who comes while it is read, waits for the same read. */
-      const load = async (index: number, length: number): Promise<Buffer> => {
+      const load = async (index: number, length: number, size: number): Promise<Buffer> => {
         const block = touch(`${name}:${index}`);
+        const available = Math.max(length, Math.min(BLOCK_BYTES, size - index * BLOCK_BYTES));
         while (block.length < length) {
-          block.loading ??= fill(block, index * BLOCK_BYTES + block.length, length).finally(() => {
+          block.loading ??= fill(block, index * BLOCK_BYTES + block.length, available).finally(() => {
             block.loading = undefined;
           });
           await block.loading;
@@ -82,13 +83,13 @@ export const createBlockCache = (maxBlocks: number = CACHED_BLOCKS): BlockCache 
       };
 
       return {
-        async read(position, length) {
+        async read(position, length, size) {
           const index = Math.floor(position / BLOCK_BYTES);
           const from = position - index * BLOCK_BYTES;
           const inFirst = Math.min(length, BLOCK_BYTES - from);
-          const first = (await load(index, from + inFirst)).subarray(from, from + inFirst);
+          const first = (await load(index, from + inFirst, size)).subarray(from, from + inFirst);
           if (inFirst === length) return first;
-          const rest = (await load(index + 1, length - inFirst)).subarray(0, length - inFirst);
+          const rest = (await load(index + 1, length - inFirst, size)).subarray(0, length - inFirst);
           return Buffer.concat([first, rest]);
         },
         drop() {

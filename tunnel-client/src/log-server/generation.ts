@@ -115,7 +115,7 @@ export const createGeneration = (
     async read(position, maxBytes) {
       const wanted = Math.min(maxBytes, BLOCK_BYTES, size + (lacksNewline ? 1 : 0) - position);
       const inFile = Math.min(wanted, size - position);
-      const bytes = inFile > 0 ? await file.read(position, inFile) : Buffer.alloc(0);
+      const bytes = inFile > 0 ? await file.read(position, inFile, size) : Buffer.alloc(0);
       return wanted > Math.max(0, inFile) ? Buffer.concat([bytes, Buffer.from([NEWLINE])]) : bytes;
     },
     stats: () => file.stats(),
