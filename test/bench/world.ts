@@ -27,6 +27,7 @@ export interface Program {
 export interface World {
   readonly gateway: Program;
   readonly tunnelClient: Program;
+  /** Of the first environment, and of all unless they have their own. */
   readonly application: Program;
   readonly applicationPort: number;
   readonly httpsPort: number;
@@ -41,6 +42,8 @@ export interface World {
 
 export interface WorldOptions {
   readonly environments?: readonly string[];
+  /** An application process for each environment instead of one for all. */
+  readonly separateApplications?: boolean;
   readonly logLevel?: string;
   readonly limits?: Readonly<Record<string, number>>;
   /** Arguments of Node, by program: for profiles. */
@@ -156,15 +159,23 @@ export const startGatewayProcess = async (directory: string, options: WorldOptio
 export const startWorld = async (options: WorldOptions = {}): Promise<World> => {
   const directory = await mkdtemp(join(tmpdir(), 'gateway-bench-'));
   const environments = options.environments ?? ['demo'];
+  const ports = new Map<string, number>();
   const started: Started[] = [];
   const stop = async (): Promise<void> => {
     await Promise.all(started.map((program) => program.stop()));
     await rm(directory, { recursive: true, force: true });
   };
   try {
-    const application = start(['test/bench/upstream-app.ts']);
-    started.push(application);
-    const applicationPort = Number((await application.waitFor(/listening on (\d+)/))[1]);
+    const startApplication = async (): Promise<{ program: Started; port: number }> => {
+      const program = start(['test/bench/upstream-app.ts']);
+      started.push(program);
+      return { program, port: Number((await program.waitFor(/listening on (\d+)/))[1]) };
+    };
+    const { program: application, port: applicationPort } = await startApplication();
+    for (const id of environments) {
+      const isShared = ports.size === 0 || !options.separateApplications;
+      ports.set(id, isShared ? applicationPort : (await startApplication()).port);
+    }
     const { gateway, config, httpsPort, certificate } = await startGatewayProcess(directory, options);
     started.push(gateway);
     const created = await runProcess(process.execPath, [
@@ -184,7 +195,7 @@ export const startWorld = async (options: WorldOptions = {}): Promise<World> => 
         internal: '127.0.0.1:0',
         environments: environments.map((id) => ({
           id,
-          ports: [{ port: applicationPort, protocol: 'http', admission: 'everyone' }],
+          ports: [{ port: ports.get(id), protocol: 'http', admission: 'everyone' }],
         })),
       }),
     );
@@ -193,7 +204,7 @@ export const startWorld = async (options: WorldOptions = {}): Promise<World> => 
       options.nodeArgs?.tunnelClient,
     );
     started.push(tunnelClient);
-    for (const id of environments) await tunnelClient.waitFor(new RegExp(`https://${applicationPort}--${id}\\.`));
+    for (const id of environments) await tunnelClient.waitFor(new RegExp(`https://${ports.get(id)}--${id}\\.`));
     return {
       gateway,
       tunnelClient,
@@ -202,7 +213,7 @@ export const startWorld = async (options: WorldOptions = {}): Promise<World> => 
       httpsPort,
       ca: await readFile(certificate, 'utf8'),
       environments,
-      host: (id = environments[0] ?? '') => `${applicationPort}--${id}.${DOMAIN}`,
+      host: (id = environments[0] ?? '') => `${ports.get(id)}--${id}.${DOMAIN}`,
       logged: (words) => gateway.output().split(words).length - 1,
       stop,
     };
