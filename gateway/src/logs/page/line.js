@@ -24,32 +24,13 @@ const styled = (text, { fg, bg, flags }) => {
 /** Cells by which the rows of a wrapped line are indented, all but its first; so the style has it. */
 const INDENT = 2;
 
-/** Rows of a line that is wider than the view: words stay whole where they can, as the style says. */
-export const wrappedRows = ({ text, cells }, columns) => {
-  const narrow = Math.max(1, columns - INDENT);
-  // Tabs and wide characters: near enough, for the block is measured when it is shown.
-  if (cells !== text.length) return Math.ceil((cells - columns) / narrow) + 1;
-  let rows = 1;
-  let used = 0;
-  for (let from = 0; from < text.length;) {
-    const space = text.indexOf(' ', from);
-    const end = space === -1 ? text.length : space;
-    let width = end - from;
-    let room = (rows === 1 ? columns : narrow) - used;
-    if (width > room && used > 0) {
-      rows += 1;
-      used = 0;
-      room = narrow;
-    }
-    if (width > room) {
-      rows += Math.ceil((width - room) / narrow);
-      width = (width - room) % narrow || narrow;
-    }
-    // A space at the edge takes no room.
-    used += width + 1;
-    from = end + 1;
-  }
-  return rows;
+/** What a row of words leaves free at its end, on average, in cells. */
+const RAGGED = 3;
+
+/** Rows of a line that is wider than the view, about: words stay whole where they can, as the style says. */
+export const wrappedRows = (cells, columns) => {
+  const narrow = Math.max(1, columns - INDENT - RAGGED);
+  return 1 + Math.ceil(Math.max(1, cells - columns + RAGGED) / narrow);
 };
 
 /** The element of one line. `found` are the places to highlight. */

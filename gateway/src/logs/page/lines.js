@@ -1,8 +1,8 @@
 /** The lines that the viewer holds: in blocks, so that what is far away costs nothing, and so that old ones can go. */
 import { parseLine, PLAIN } from './ansi.js';
 
-/** Lines of a block: what is made and thrown away at once while scrolling; a millisecond's work. */
-export const BLOCK_LINES = 100;
+/** Lines of a block: what is made and thrown away at once while scrolling; less than a millisecond's work. */
+export const BLOCK_LINES = 50;
 /** Lines that are kept; 100,000 of a usual log take 30 MB. Beyond: the oldest go. */
 export const MAX_LINES = 200_000;
 /** Characters that are kept. Beyond: the oldest lines go. */
@@ -27,17 +27,15 @@ const cellsOf = (text) => {
   return cells + (text.match(WIDE) ?? []).filter((character) => character.length === 1).length;
 };
 
-/** `note`: a line of the viewer's own, such as a gap. */
-const makeLine = (raw, style) => {
-  const cut = raw.length > MAX_LINE_CHARACTERS;
-  const parsed = parseLine(cut ? raw.slice(0, MAX_LINE_CHARACTERS) : raw, style);
-  const { text, runs } = parsed;
-  const more = cut ? raw.length - MAX_LINE_CHARACTERS : 0;
-  return { line: { text, runs, cells: cellsOf(text), more, note: false }, style: parsed.style };
-};
+const NOTHING = new Map();
 
+/**
+ * Blocks are `{ first, count, cells, version }` and what is below. A full block keeps its lines as one string: a hundred
+ * thousand objects would be looked at by each garbage collection, in the middle of scrolling.
+ */
 export const createLines = () => {
   let blocks = [];
+  /** In which the next line begins. */
   let style = PLAIN;
   let count = 0;
   let characters = 0;
@@ -45,17 +43,52 @@ export const createLines = () => {
   let first = 0;
   let widest = 0;
 
-  const push = (line) => {
-    let block = blocks.at(-1);
-    if (!block || block.lines.length >= BLOCK_LINES) {
-      block = { first: first + count, lines: [], version: 0 };
-      blocks.push(block);
-    }
-    block.lines.push(line);
+  const openBlock = () => {
+    const last = blocks.at(-1);
+    if (last && last.count < BLOCK_LINES) return last;
+    const block = {
+      first: first + count,
+      count: 0,
+      version: 0,
+      style,
+      sources: [],
+      source: undefined,
+      isPlain: true,
+      cells: new Uint32Array(BLOCK_LINES),
+      notes: NOTHING,
+      cut: NOTHING,
+      characters: 0,
+    };
+    blocks.push(block);
+    return block;
+  };
+  const push = (block, source, cells) => {
+    block.sources.push(source);
+    block.cells[block.count] = cells;
+    block.count += 1;
     block.version += 1;
+    block.characters += source.length;
+    characters += source.length;
     count += 1;
-    characters += line.text.length;
-    if (line.cells > widest) widest = line.cells;
+    if (cells > widest) widest = cells;
+    if (block.count < BLOCK_LINES) return;
+    block.source = block.sources.join('\n');
+    block.sources = undefined;
+  };
+  const sourcesOf = (block) => block.sources ?? block.source.split('\n');
+
+  /** `{ text, runs, more, note }` of each line; see parseLine. `more`: characters that were cut off. */
+  const parse = (block) => {
+    let current = block.style;
+    return sourcesOf(block).map((source, index) => {
+      if (block.notes.has(index)) {
+        current = PLAIN;
+        return { text: source, runs: undefined, more: 0, note: true };
+      }
+      const parsed = parseLine(source, current);
+      current = parsed.style;
+      return { text: parsed.text, runs: parsed.runs, more: block.cut.get(index) ?? 0, note: false };
+    });
   };
 
   return {
@@ -75,28 +108,39 @@ export const createLines = () => {
     get widest() {
       return widest;
     },
+    parse,
     add(raw) {
-      const made = makeLine(raw, style);
-      style = made.style;
-      push(made.line);
+      const block = openBlock();
+      const source = raw.length > MAX_LINE_CHARACTERS ? raw.slice(0, MAX_LINE_CHARACTERS) : raw;
+      if (source !== raw) {
+        if (block.cut === NOTHING) block.cut = new Map();
+        block.cut.set(block.count, raw.length - source.length);
+      }
+      const parsed = parseLine(source, style);
+      style = parsed.style;
+      if (parsed.text !== source || parsed.runs) block.isPlain = false;
+      push(block, source, cellsOf(parsed.text));
     },
+    /** A line of the viewer's own, such as a gap. */
     addNote(text) {
       style = PLAIN;
-      push({ text, runs: undefined, cells: text.length, more: 0, note: true });
+      const block = openBlock();
+      if (block.notes === NOTHING) block.notes = new Map();
+      block.notes.set(block.count, true);
+      push(block, text, text.length);
     },
-    at(number) {
-      const index = Math.floor((number - (blocks[0]?.first ?? 0)) / BLOCK_LINES);
-      const block = blocks[index];
-      return block?.lines[number - block.first];
+    textAt(number) {
+      const block = blocks[Math.floor((number - first) / BLOCK_LINES)];
+      return block ? (parse(block)[number - block.first]?.text ?? '') : '';
     },
     /** Takes away the oldest blocks beyond the limits, and gives them. */
     trim() {
       let removed = 0;
       while (blocks.length - removed > 1 && (count > MAX_LINES || characters > MAX_CHARACTERS)) {
         const block = blocks[removed++];
-        count -= block.lines.length;
-        first += block.lines.length;
-        for (const { text } of block.lines) characters -= text.length;
+        count -= block.count;
+        first += block.count;
+        characters -= block.characters;
       }
       return removed === 0 ? [] : blocks.splice(0, removed);
     },
@@ -112,11 +156,9 @@ export const createLines = () => {
     text(from = first, to = first + count) {
       const parts = [];
       for (const block of blocks) {
-        if (block.first + block.lines.length <= from || block.first >= to) continue;
-        block.lines.forEach(({ text }, index) => {
-          const number = block.first + index;
-          if (number >= from && number < to) parts.push(text);
-        });
+        if (block.first + block.count <= from || block.first >= to) continue;
+        const texts = block.isPlain ? sourcesOf(block) : parse(block).map(({ text }) => text);
+        parts.push(...texts.slice(Math.max(0, from - block.first), to - block.first));
       }
       return parts.map((text) => `${text}\n`).join('');
     },

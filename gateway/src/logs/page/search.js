@@ -1,5 +1,7 @@
 /** Finds the lines that have a text, a slice of time at a time, and goes from one to the next. */
 
+import { BLOCK_LINES } from './lines.js';
+
 /** A slice of searching, ms: the page stays at hand. */
 const SLICE_MS = 8;
 /** From the last key to the search, ms. */
@@ -27,7 +29,11 @@ export const createSearch = ({ lines, view, onChange }) => {
     const until = performance.now() + SLICE_MS;
     at = Math.max(at, lines.first);
     while (at < lines.end && performance.now() < until) {
-      for (const end = Math.min(lines.end, at + 500); at < end; at++) if (has(lines.at(at))) found.push(at);
+      const block = lines.blocks[Math.floor((at - lines.first) / BLOCK_LINES)];
+      lines.parse(block).forEach((line, index) => {
+        if (block.first + index >= at && has(line)) found.push(block.first + index);
+      });
+      at = block.first + block.count;
     }
     tell();
     if (at < lines.end) timer = setTimeout(slice, 0);

@@ -33,9 +33,9 @@ export const createSelection = ({ scroller, sizer, lines }) => {
     const from = pointOf(range.startContainer, range.startOffset);
     const to = pointOf(range.endContainer, range.endOffset);
     if (!from || !to) return undefined;
-    const firstLine = lines.at(from.number)?.text ?? '';
+    const firstLine = lines.textAt(from.number);
     if (from.number === to.number) return firstLine.slice(from.character, to.character);
-    const lastLine = lines.at(to.number)?.text ?? '';
+    const lastLine = lines.textAt(to.number);
     return `${firstLine.slice(from.character)}\n${lines.text(from.number + 1, to.number)}${lastLine.slice(0, to.character)}`;
   };
   const setAllSelected = (next) => {

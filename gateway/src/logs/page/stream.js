@@ -11,6 +11,9 @@ const SILENCE_MS = 45_000;
 /** Work on what has come before the page may do something else, ms. */
 const SLICE_MS = 10;
 
+/** What is worked on before the time is looked at, bytes: some hundred lines. */
+const PIECE_BYTES = 32 << 10;
+
 /** Lets the page paint and react. */
 const breathe = () =>
   new Promise((resolve) => {
@@ -75,11 +78,15 @@ export const createStream = ({ on, source, parameters }) => {
         const { done, value } = await reader.read();
         clearTimeout(watchdog);
         if (done) break;
-        take(decoder.decode(value, { stream: true }), value.length);
+        for (let from = 0; from < value.length; from += PIECE_BYTES) {
+          const piece = value.subarray(from, from + PIECE_BYTES);
+          take(decoder.decode(piece, { stream: true }), piece.length);
+          if (performance.now() < sliceEnd) continue;
+          on.batch();
+          await breathe();
+          sliceEnd = performance.now() + SLICE_MS;
+        }
         on.batch();
-        if (performance.now() < sliceEnd) continue;
-        await breathe();
-        sliceEnd = performance.now() + SLICE_MS;
       }
     } finally {
       clearTimeout(watchdog);

@@ -7,7 +7,7 @@ import { BLOCK_LINES } from './lines.js';
 import { createSelection } from './selection.js';
 
 /** Beyond the edges of what is in sight, px: enough for a fast finger until the next frame. */
-const OVERSCAN = 800;
+const OVERSCAN = 600;
 /** Room below the last line, px. */
 const BOTTOM_PAD = 8;
 
@@ -22,6 +22,8 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
   let removedHeight = 0;
   let currentLine = -1;
   let marksVersion = 0;
+  /** Blocks may not be where they belong. */
+  let isMoved = true;
 
   const measure = () => {
     const probe = element('div', 'l probe', '0'.repeat(100));
@@ -38,19 +40,28 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
       columns: Math.max(1, Math.floor((width + 0.01) / cellWidth)),
       id: layout.id + 1,
     };
+    isMoved = true;
   };
 
-  const rowsOf = (line) => (layout.wrap && line.cells > layout.columns ? wrappedRows(line, layout.columns) : 1);
+  const rowsOf = (cells) => (layout.wrap && cells > layout.columns ? wrappedRows(cells, layout.columns) : 1);
+  /** Rows of the first `count` lines of a block. */
+  const rowsIn = ({ cells }, count) => {
+    let rows = 0;
+    for (let index = 0; index < count; index++) rows += rowsOf(cells[index]);
+    return rows;
+  };
   const heightOf = (block) => {
-    const key = `${layout.id}.${block.version}`;
-    if (block.heightKey !== key) {
-      block.heightKey = key;
-      block.height = layout.lineHeight * block.lines.reduce((rows, line) => rows + rowsOf(line), 0);
+    if (block.heightVersion !== block.version || block.heightLayout !== layout.id) {
+      block.heightVersion = block.version;
+      block.heightLayout = layout.id;
+      block.height = layout.lineHeight * rowsIn(block, block.count);
     }
     return block.height;
   };
-  /** Gives every block its place. Two thousand additions at most. */
+  /** Gives every block its place: some thousand additions, where anything has changed. */
   const place = () => {
+    if (!isMoved) return;
+    isMoved = false;
     let top = topPad;
     for (const block of lines.blocks) {
       block.top = top;
@@ -80,8 +91,9 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
       shown.node.replaceChildren();
       shown.marks = marksVersion;
     }
-    for (let index = shown.node.childElementCount; index < block.lines.length; index++) {
-      const line = block.lines[index];
+    const parsed = lines.parse(block);
+    for (let index = shown.node.childElementCount; index < parsed.length; index++) {
+      const line = parsed[index];
       const node = renderLine(line, line.note ? [] : ranges(line.text));
       if (block.first + index === currentLine) node.classList.add('current');
       shown.node.append(node);
@@ -120,17 +132,20 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
         show(block).node.style.transform = `translateY(${block.top}px)`;
       }
       let shift = 0;
-      let isOff = false;
       if (layout.wrap) {
         for (const block of wanted) {
-          const { height } = rendered.get(block).node.getBoundingClientRect();
+          const shown = rendered.get(block);
+          if (shown.measured === block.version && shown.measuredLayout === layout.id) continue;
+          shown.measured = block.version;
+          shown.measuredLayout = layout.id;
+          const { height } = shown.node.getBoundingClientRect();
           if (Math.abs(height - block.height) < 0.5) continue;
-          isOff = true;
           if (block.top + block.height <= top) shift += height - block.height;
           block.height = height;
+          isMoved = true;
         }
       }
-      if (!isOff) break;
+      if (!isMoved) break;
       place();
       if (following) scrollTo(scroller.scrollHeight);
       else if (shift !== 0) scrollTo(top + shift);
@@ -200,14 +215,14 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
     const index = number - block.first;
     const node = rendered.get(block)?.node.children[index];
     if (node) return block.top + node.offsetTop;
-    return block.top + layout.lineHeight * block.lines.slice(0, index).reduce((rows, line) => rows + rowsOf(line), 0);
+    return block.top + layout.lineHeight * rowsIn(block, index);
   };
   /** The line at the upper edge. */
   const topLine = () => {
     const block = lines.blocks[blockAt(scroller.scrollTop)];
     let top = block.top;
-    for (let index = 0; index < block.lines.length; index++) {
-      top += layout.lineHeight * rowsOf(block.lines[index]);
+    for (let index = 0; index < block.count; index++) {
+      top += layout.lineHeight * rowsOf(block.cells[index]);
       if (top > scroller.scrollTop) return block.first + index;
     }
     return block.first;
@@ -235,6 +250,7 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
         rendered.get(block)?.node.remove();
         rendered.delete(block);
       }
+      isMoved = true;
       schedule();
     },
     /** All lines are others. */
@@ -242,6 +258,7 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
       for (const { node } of rendered.values()) node.remove();
       rendered.clear();
       removedHeight = 0;
+      isMoved = true;
       schedule();
     },
     follow() {
@@ -263,6 +280,7 @@ export const createView = ({ scroller, sizer, lines, ranges, onFollow, onScroll 
       if (height === topPad) return;
       const top = scroller.scrollTop + height - topPad;
       topPad = height;
+      isMoved = true;
       place();
       if (!following) scrollTo(top);
       schedule();
