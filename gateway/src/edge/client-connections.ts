@@ -44,6 +44,7 @@ export const createClientConnections = (deps: {
       protocol: 'http/1.1',
       exchanges: new Set(),
       closing: draining,
+      over: false,
       // One at a time: the answers have an order, and a request behind an upgrade is none.
       slots: createRequestSlots(
         { clock, onAbuse: () => socket.destroy() },
@@ -84,6 +85,7 @@ export const createClientConnections = (deps: {
       protocol: 'h2',
       exchanges: new Set(),
       closing: false,
+      over: false,
       slots: createRequestSlots(
         { clock, onAbuse: calmDown },
         {

@@ -28,6 +28,8 @@ export interface ClientConnection {
   readonly exchanges: Set<Tracked<Exchange | UpgradeExchange>>;
   /** No further request is taken: HTTP/1.1 responses say `Connection: close`. */
   closing: boolean;
+  /** The answer that closes the connection was sent: what came behind its request is started no more. */
+  over: boolean;
   /** Called after an exchange has ended and left {@link exchanges}. */
   onExchangeEnd(end: ExchangeEnd): void;
 }
@@ -186,6 +188,10 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       log: deps.log,
       onEnd: (exchange, status, end) => {
         connection.exchanges.delete(tracked);
+        // Before the next request takes the slot: nobody would see its answer.
+        if ('response' in exchange && 'shouldKeepAlive' in exchange.response && !exchange.response.shouldKeepAlive) {
+          connection.over = true;
+        }
         if ('response' in exchange) requestsInFlight -= 1;
         else upgrades -= 1;
         slot.leave(end === 'gone' || end === 'violation' ? 'reset' : 'ended');
@@ -211,6 +217,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
         response.shouldKeepAlive = false;
       }
       slot.run(() => {
+        if (connection.over) return;
         if (typeof accepted === 'string') return tracked.refuse(accepted);
         guardedly(exchange, () => route(exchange, accepted.route));
       });
