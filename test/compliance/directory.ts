@@ -10,8 +10,10 @@ import {
   DirectoryConflictError,
   EXCHANGE_TOKEN_LIFETIME_MS,
   MAX_LIVE_ENVIRONMENTS,
+  MAX_PREVIOUS_TOKEN_KEYS,
   MAX_RELEASED_ENVIRONMENTS,
   RELEASED_NAME_RETENTION_MS,
+  TOKEN_KEY_OVERLAP_MS,
   type Directory,
   type DirectoryChange,
 } from '../../gateway/src/directory/directory.ts';
@@ -364,6 +366,59 @@ export const directoryCompliance = (name: string, createStore: () => Promise<Dir
           { clock },
         );
         assert.equal(membership.expiresAt, clock.now() + MEMBERSHIP_LIFETIME_MS);
+      });
+    });
+
+    describe('token keys', () => {
+      it('are made once, and are not those of the authority', async () => {
+        const other = await open();
+        const [keys, again] = await Promise.all([directory.tokenKeys(), other.tokenKeys()]);
+        assert.deepEqual(again, keys);
+        assert.deepEqual(keys.previous, []);
+        const { current, issuer } = await directory.authority();
+        assert.equal(keys.issuer, issuer);
+        assert.notEqual(keys.current.keyId, current.keyId);
+        assert.notDeepEqual(keys.current.key.publicKey, current.key.publicKey);
+      });
+
+      it('are accepted for a while after a new one has replaced them', async () => {
+        const { current: old } = await directory.tokenKeys();
+        const rotated = await directory.rotateTokenKeys();
+        assert.notEqual(rotated.current.keyId, old.keyId);
+        assert.deepEqual(rotated.previous, [{ ...old, acceptedUntil: clock.now() + TOKEN_KEY_OVERLAP_MS }]);
+        assert.deepEqual(await (await open()).tokenKeys(), rotated);
+        await clock.advance(TOKEN_KEY_OVERLAP_MS - 1);
+        assert.equal((await directory.tokenKeys()).previous.length, 1);
+        await clock.advance(1);
+        assert.deepEqual((await directory.tokenKeys()).previous, []);
+        assert.equal((await directory.tokenKeys()).current.keyId, rotated.current.keyId);
+      });
+
+      it('are void at once when they are to be, however many there were', async () => {
+        for (let count = 0; count < MAX_PREVIOUS_TOKEN_KEYS + 3; count++) {
+          await directory.rotateTokenKeys();
+          await clock.advance(1);
+        }
+        const { current, previous } = await directory.tokenKeys();
+        assert.equal(previous.length, MAX_PREVIOUS_TOKEN_KEYS);
+        const until = previous.map(({ acceptedUntil }) => acceptedUntil);
+        assert.deepEqual(
+          until,
+          [...until].sort((a, b) => b - a),
+          'the latest first, so that the oldest went',
+        );
+        const voided = await directory.rotateTokenKeys({ void: true });
+        assert.deepEqual(voided.previous, []);
+        assert.notEqual(voided.current.keyId, current.keyId);
+      });
+
+      it('are told of, to other processes too', async () => {
+        const other = await open();
+        const changes = changesOf(other);
+        await directory.tokenKeys();
+        await directory.rotateTokenKeys();
+        await clock.advance(CHANGE_POLL_MS);
+        assert.deepEqual(changes, [{ kind: 'token_keys' }, { kind: 'token_keys' }]);
       });
     });
 

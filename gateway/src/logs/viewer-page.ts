@@ -14,7 +14,7 @@ export interface ViewerPage {
 }
 
 /** In this order: each file uses what stands before it. */
-const SCRIPTS = [
+export const VIEWER_SCRIPTS = [
   'ansi.js',
   'lines.js',
   'line.js',
@@ -47,7 +47,7 @@ const escapeHtml = (text: string): string => text.replace(/[&<>"'`]/g, (characte
 /** Reads the files of the page; throws when one is missing. */
 export const createViewerPage = (): ViewerPage => {
   const style = readAsset('viewer.css');
-  const script = bundleScripts(SCRIPTS.map(readAsset));
+  const script = bundleScripts(VIEWER_SCRIPTS.map(readAsset));
   const [head = '', tail = ''] = readAsset('viewer.html')
     .replace('/*STYLE*/', () => style)
     .replace('/*SCRIPT*/', () => script)
