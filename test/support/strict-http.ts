@@ -75,8 +75,8 @@ const readChunks = (text: string, from: number): Part<{ body: string; trailers: 
 
 const readRequest = (text: string, from: number): Part<StrictRequest> => {
   let at = from;
-  // RFC 9112 section 2.2.
-  while (text.startsWith('\r\n', at)) at += 2;
+  // Empty lines before a request (RFC 9112 section 2.2), in whatever form: Node's parser skips them, and nothing else.
+  while (text[at] === '\r' || text[at] === '\n') at += 1;
   const first = readLine(text, at);
   if (typeof first === 'string') return first;
   const [, method, target, minor] = REQUEST_LINE.exec(first.value) ?? [];
@@ -108,7 +108,7 @@ export const isLast = ({ version, lines, method }: StrictRequest): boolean => {
 export const readRequests = (text: string): StrictReading => {
   const requests: StrictRequest[] = [];
   for (let taken = 0; ;) {
-    if (/^(?:\r\n)*$/.test(text.slice(taken, taken + 64))) return { requests, stopped: 'end', taken };
+    if (/^[\r\n]*$/.test(text.slice(taken))) return { requests, stopped: 'end', taken };
     const request = readRequest(text, taken);
     if (typeof request === 'string') return { requests, stopped: request, taken };
     requests.push(request.value);
