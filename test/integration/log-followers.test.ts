@@ -319,6 +319,24 @@ describe('a follower that goes on', () => {
     });
   }
 
+  it('never takes a part for the whole: what does not follow comes whole from a leg that is drained, or is cut', async () => {
+    const world = await startWorld();
+    const content = numbered(0, 200_000);
+    writeFileSync(world.file, content);
+    const [drained, removed] = [
+      await world.ask({ path: '/logs?follow=false' }),
+      await world.ask({ path: '/logs?follow=false' }),
+    ];
+    world.server.endLeg(world.leg.runner);
+    const bytes = await taken(drained, content.length);
+    assert.equal(bytes.toString(), content);
+    assert.equal(drained.read(), null);
+    await world.server.close();
+    await assert.rejects(async () => {
+      for await (const _ of removed);
+    });
+  });
+
   it('when the process of the client drains, and another one goes on with the same log', async () => {
     const directory = makeDirectory();
     const first = await startWorld(directory);

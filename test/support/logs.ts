@@ -4,7 +4,6 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Socket } from 'node:net';
 import { systemClock, type Clock } from '../../shared/src/clock.ts';
 import { LOG_PORT } from '../../shared/src/hostname.ts';
 import { environmentSchema } from '../../shared/src/protocol/messages.ts';
@@ -150,7 +149,7 @@ export const startLogWorld = async (
         { signal: never },
       );
       const outgoing = request({
-        createConnection: () => stream as unknown as Socket,
+        createConnection: () => stream,
         path,
         method,
         headers: { host: '22999--demo.gateway.localhost', ...headers },

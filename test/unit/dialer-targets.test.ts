@@ -169,7 +169,7 @@ describe('a stream to OAuth callbacks', () => {
       notAfter: Date.now() + 3_600_000,
     });
     const port = await listen(
-      createTlsServer({ cert: certificate, key, allowHalfOpen: true }, (socket) => void socket.pipe(socket)) as Server,
+      createTlsServer({ cert: certificate, key, allowHalfOpen: true }, (socket) => void socket.pipe(socket)),
     );
     const oauth = { host: 'localhost', port, tls: true };
     const unknown = await startWorld({ oauth });

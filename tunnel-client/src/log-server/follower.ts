@@ -17,7 +17,7 @@ export interface FollowOptions {
   readonly follow: boolean;
   /** The reader has left. */
   readonly gone: AbortSignal;
-  /** The response is to end, at the end of a line. */
+  /** A response that follows is to end, at the end of a line. */
   readonly stop: AbortSignal;
 }
 
@@ -91,15 +91,17 @@ export const followLog = async (deps: { clock: Clock }, options: FollowOptions):
   };
 
   try {
-    while (!gone.aborted && (!stop.aborted || midLine)) {
+    // Who asked for what there is gets all of it: a clean end before would look like the end of the log.
+    while (!gone.aborted && (!stop.aborted || midLine || !follow)) {
       const seen = source.version();
       const text = await nextText();
       if (text === undefined) {
+        if (!follow && stop.aborted && cursor.offset < until) return void response.destroy();
         if (!follow || source.isOver() || stop.aborted) break;
         await source.changed(seen, either);
       } else if (text !== 'told nothing') {
         isFirst = false;
-        if (!response.write(text)) await taken(response, either);
+        if (!response.write(text)) await taken(response, follow ? either : gone);
       }
     }
     if (!gone.aborted) response.end();
