@@ -37,9 +37,22 @@ export const createLaneSet = (
   const names = new Set<number>();
   let opening = false;
 
+  /**
+   * One chunk of bulk in a turn of the event loop, of whichever lane: what comes on small lanes waits behind one chunk
+   * (some 1 ms of work), not behind one of each bulk lane.
+   */
+  let lastTurn: Promise<void> = Promise.resolve();
+  const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+  const bulkTurn = (): Promise<void> => {
+    lastTurn = lastTurn.then(nextTurn);
+    return lastTurn;
+  };
+
   const run = (name: number, stream: TransportStream, own: boolean): Lane => {
     const lane = createLane(name, stream, deps.fail, own ? Uint8Array.of(name) : undefined);
-    lane.run(deps.handlers(lane)).then(() => deps.fail(new LaneError('a lane ended before goodbye')), deps.fail);
+    lane
+      .run(deps.handlers(lane), laneKind(name) === LANE_KIND.bulk ? bulkTurn : undefined)
+      .then(() => deps.fail(new LaneError('a lane ended before goodbye')), deps.fail);
     return lane;
   };
 

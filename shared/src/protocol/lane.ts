@@ -37,9 +37,14 @@ export interface Lane {
   control(frame: Uint8Array): void;
   /** `source` has something to send. It stays in the rounds until it has nothing left. */
   ready(source: LaneSource): void;
-  /** Reads until the lane ends. Resolves at a clean end; rejects with FrameError, TransportError, or what a handler threw. */
-  run(handlers: FrameHandlers): Promise<void>;
+  /**
+   * Reads until the lane ends. Resolves at a clean end; rejects with FrameError, TransportError, or what a handler
+   * threw. `turn` is awaited before each chunk is worked on.
+   */
+  run(handlers: FrameHandlers, turn?: () => Promise<void>): Promise<void>;
 }
+
+const ignore = (): void => {};
 
 interface Turn {
   readonly key: string;
@@ -174,11 +179,15 @@ export const createLane = (
       turn.sources.push(source);
       schedule();
     },
-    async run(handlers) {
+    async run(handlers, turn) {
       const decoder = createFrameDecoder(handlers);
-      for (;;) {
-        const chunk = await stream.read();
+      // The transport reads the next chunk while this one is worked on.
+      for (let next = stream.read(); ;) {
+        const chunk = await next;
         if (chunk === null) return;
+        next = stream.read();
+        next.catch(ignore);
+        if (turn) await turn();
         decoder.push(chunk);
       }
     },

@@ -1,5 +1,12 @@
 /** The leg behind the handshake: its lanes, its tunnel streams, the control stream, and how all of it ends. */
-import { LegClosedError, StreamRefusedError, StreamResetError, isRefusal, type LegCloseCode } from '../errors.ts';
+import {
+  LegClosedError,
+  StreamRefusedError,
+  StreamResetError,
+  TransportError,
+  isRefusal,
+  type LegCloseCode,
+} from '../errors.ts';
 import type { Clock } from '../clock.ts';
 import type { Membership } from '../identity/membership.ts';
 import type { Connection, TransportStream } from '../transport/connection.ts';
@@ -109,7 +116,8 @@ export const createLeg = (parts: LegParts): Leg => {
     if (ended) return;
     const fault = faultOf(error);
     if (fault === undefined) {
-      // The transport went away; who ended it, it knows itself.
+      // Who ended it, the error of a stream knows before the connection does.
+      if (error instanceof TransportError) return finish(goodbye ?? { code: 'lost', by: error.by, error });
       void connection.closed.then((end) =>
         finish(
           goodbye ?? {

@@ -24,6 +24,11 @@ export interface LegLimits {
   readonly bulkLanes: number;
   /** A direction that uses up its credit twice within this time moves to a bulk lane, ms. */
   readonly bulkAfterMs: number;
+  /**
+   * A direction that has sent so much without a pause of `bulkIdleMs` moves too: many streams that share a lane never
+   * use up their credit. Two initial credits.
+   */
+  readonly bulkAfterBytes: number;
   /** A direction on a bulk lane that sent nothing for so long goes back, ms. */
   readonly bulkIdleMs: number;
   /** Time for a `goodbye` to reach the peer before the connection is closed, ms. */
@@ -43,6 +48,7 @@ export const LEG_LIMITS: LegLimits = {
   streamsPerSmallLane: 32,
   bulkLanes: 4,
   bulkAfterMs: 1_000,
+  bulkAfterBytes: 512 << 10,
   bulkIdleMs: 1_000,
   goodbyeTimeoutMs: 1_000,
 };

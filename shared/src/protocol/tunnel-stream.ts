@@ -90,7 +90,9 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
   /** Monotonic ms when the credit was last used up; a second time within `bulkAfterMs` makes the direction bulk. */
   #exhaustedAt = -Infinity;
   #isBulk = false;
+  /** Monotonic ms of the last write; after `bulkIdleMs` without one the direction is no longer bulk. */
   #lastSentAt = 0;
+  #sentSinceIdle = 0;
   #written: ((error?: Error | null) => void) | undefined;
   /** Called back when the last chunk has gone out, and FIN behind it. */
   #final: ((error?: Error | null) => void) | undefined;
@@ -240,7 +242,9 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     this.bytesSent += length;
     this.#offset += length;
     this.#queuedBytes -= length;
+    this.#sentSinceIdle += length;
     if (this.#sendCredit === 0) this.#exhausted();
+    if (this.#sentSinceIdle >= this.#host.limits.bulkAfterBytes) this.#isBulk = true;
     if (this.#offset === chunk.byteLength) {
       this.#offset = 0;
       this.#chunks.shift();
@@ -265,7 +269,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
   }
 
   #send(chunks: readonly { chunk: Buffer }[], callback: (error?: Error | null) => void): void {
-    if (this.sendLane !== this.lane && this.#chunks.length === 0) {
+    if (this.#chunks.length === 0) {
       const now = this.#host.monotonic();
       if (now - this.#lastSentAt >= this.#host.limits.bulkIdleMs) this.#leaveBulk();
       this.#lastSentAt = now;
@@ -354,6 +358,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
   #leaveBulk(): void {
     this.#isBulk = false;
     this.#exhaustedAt = -Infinity;
+    this.#sentSinceIdle = 0;
     this.#moveTo(this.lane);
   }
 

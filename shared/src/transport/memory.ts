@@ -5,6 +5,7 @@
  */
 import { TransportError, type EndedBy } from '../errors.ts';
 import type { Connection, ConnectionEnd, TransportStream } from './connection.ts';
+import { createQueue } from './queue.ts';
 
 /** Streams that one side may have open, as on QUIC. More wait in `openStream`. */
 export const MEMORY_STREAMS = 16;
@@ -40,7 +41,8 @@ const createPipe = (onDone: () => void): Pipe => {
 
   const accept = (): void => {
     if (writer === undefined) return;
-    const part = writer.rest.slice(0, MEMORY_WINDOW_BYTES - unread);
+    // A copy: the writer has its memory back at once, and `slice` of a Buffer is a view.
+    const part = new Uint8Array(writer.rest.subarray(0, MEMORY_WINDOW_BYTES - unread));
     if (part.length > 0) chunks.push(part);
     unread += part.length;
     writer.rest = writer.rest.subarray(part.length);
@@ -110,48 +112,6 @@ const createPipe = (onDone: () => void): Pipe => {
       writer?.reject(writerError);
       reader = writer = undefined;
       onDone();
-    },
-  };
-};
-
-/** A queue of streams between the side that opened them and the calls of `acceptStream`. */
-const createQueue = <T>() => {
-  const ready: T[] = [];
-  const waiting = new Set<Waiter<T>>();
-  const first = (): Waiter<T> | undefined => {
-    for (const waiter of waiting) {
-      waiting.delete(waiter);
-      return waiter;
-    }
-    return undefined;
-  };
-  return {
-    put: (item: T): void => {
-      const waiter = first();
-      if (waiter === undefined) ready.push(item);
-      else waiter.resolve(item);
-    },
-    next: (signal: AbortSignal): Promise<T> => {
-      if (signal.aborted) return Promise.reject(signal.reason as Error);
-      const item = ready.shift();
-      if (item !== undefined) return Promise.resolve(item);
-      return new Promise((resolve, reject) => {
-        const onAbort = (): void => {
-          waiting.delete(waiter);
-          reject(signal.reason as Error);
-        };
-        const settled = (): void => signal.removeEventListener('abort', onAbort);
-        const waiter: Waiter<T> = {
-          resolve: (value) => (settled(), resolve(value)),
-          reject: (error) => (settled(), reject(error)),
-        };
-        waiting.add(waiter);
-        signal.addEventListener('abort', onAbort, { once: true });
-      });
-    },
-    fail: (error: Error): void => {
-      ready.length = 0;
-      for (let waiter = first(); waiter !== undefined; waiter = first()) waiter.reject(error);
     },
   };
 };
