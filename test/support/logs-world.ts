@@ -19,6 +19,7 @@ import { createViewerPage } from '../../gateway/src/logs/viewer-page.ts';
 import { createForwarder } from '../../gateway/src/proxy/forwarder.ts';
 import type { EnvironmentRoute } from '../../gateway/src/tunnels/route.ts';
 import { systemClock, type Clock } from '../../shared/src/clock.ts';
+import type { StreamRefusal } from '../../shared/src/errors.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import { environmentSchema } from '../../shared/src/protocol/messages.ts';
 import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
@@ -31,7 +32,6 @@ import { makeLegs, type LegPair } from './legs.ts';
 export const LOGS_DOMAIN = 'gateway.localhost';
 export const LOGS_HOST = `22999--demo.${LOGS_DOMAIN}`;
 
-
 export interface LogsWorld extends KeptLog {
   readonly port: number;
   readonly directory: Directory;
@@ -41,6 +41,8 @@ export interface LogsWorld extends KeptLog {
   readonly legs: readonly LegPair[];
   /** Who answers at the log port of `demo`: the built-in log server, or this. */
   upstream: RequestListener | undefined;
+  /** What every stream to the log port is answered with, instead. */
+  refuse: StreamRefusal | undefined;
   addLeg(): Promise<LegPair>;
   token(claims?: Partial<TokenClaims>): Promise<string>;
   request(path: string, options?: Parameters<typeof fetchOnce>[3] & { readonly host?: string }): Promise<Answer>;
@@ -88,6 +90,7 @@ export const createLogsWorld = async (
           onStream(stream) {
             stream.on('error', () => undefined);
             if (stream.target.kind !== 'logs') return stream.refuse('forbidden_target');
+            if (world.refuse) return stream.refuse(world.refuse);
             stream.accept();
             if (world.upstream) upstream.emit('connection', stream);
             else logServer.serve(stream);
@@ -153,6 +156,7 @@ export const createLogsWorld = async (
     logFile,
     legs,
     upstream: undefined,
+    refuse: undefined,
     addLeg,
     async token(claims = {}) {
       const issued = await issueToken(
