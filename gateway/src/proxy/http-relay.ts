@@ -70,7 +70,9 @@ const headOf = ({ exchange, headers, body, onUpgrade }: RelayRequest): RequestHe
   const { method, target, protocol } = exchange;
   const isHttp2 = protocol === 'h2';
   const head = { method, target, headers, upgrade: onUpgrade !== undefined };
-  if (body?.hasLength) return { ...head, framing: 'length' };
+  // HTTP/2: whether there is nothing, as it says, is known at the end of the stream.
+  const isEmpty = fieldValues(headers, 'content-length').every((value) => Number(value) === 0);
+  if (body?.hasLength) return { ...head, framing: isEmpty ? 'late' : 'length' };
   // HTTP/2 clients may tell the end of a request without a body in a frame of its own.
   if (body) return { ...head, framing: isHttp2 && !HAS_BODY.has(method) ? 'late' : 'chunked' };
   const lacksLength = isHttp2 && HAS_BODY.has(method) && fieldValues(headers, 'content-length').length === 0;
@@ -171,7 +173,9 @@ export const relay = (
         controller = current;
         if (over) return current.abort(new GatewayFailure('internal', 'the exchange was over'));
         sent = true;
-        sendHead(connection.stream, headOf(request), () => trailerFields(body?.source.trailers ?? []));
+        sendHead(connection.stream, headOf(request), () =>
+          body && !body.hasLength ? trailerFields(body.source.trailers) : [],
+        );
       },
       onResponseStarted() {
         answered = true;
