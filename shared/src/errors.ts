@@ -138,13 +138,22 @@ export class LegClosedError extends Error {
   }
 }
 
+/**
+ * `no_http2`: TLS came up without HTTP/2. `refused`: what answered there did not take the tunnel (its status is in the
+ * message).
+ */
+export type TransportFailure = 'no_http2' | 'refused';
+
 /** A connection could not be made, or was lost, below the protocol. */
 export class TransportError extends Error {
   override readonly name = 'TransportError';
   readonly by: EndedBy;
-  constructor(message: string, options: { by?: EndedBy; cause?: unknown } = {}) {
+  /** What kind of failure, where somebody decides on it. */
+  readonly code: TransportFailure | undefined;
+  constructor(message: string, options: { by?: EndedBy; cause?: unknown; code?: TransportFailure } = {}) {
     super(message, { cause: options.cause });
     this.by = options.by ?? 'remote';
+    this.code = options.code;
   }
 }
 

@@ -46,6 +46,11 @@ export interface Connection {
    * else undefined: then the tunnel handshake proves it with a signature.
    */
   readonly peerKey: Uint8Array | undefined;
+  /**
+   * Keying material of the TLS connection that this runs in, known to its two ends alone. Absent where the transport
+   * proves keys itself, and where there is none to rely on.
+   */
+  readonly exporter?: Uint8Array;
   openStream(options: { signal: AbortSignal }): Promise<TransportStream>;
   /** The next stream that the peer opened. Rejects when the connection ends. */
   acceptStream(options: { signal: AbortSignal }): Promise<TransportStream>;
