@@ -2,7 +2,6 @@
  * HTTP/2 frames written by hand (RFC 9113), with header blocks that no library would send. HPACK (RFC 7541) in its
  * simplest form: literals without indexing and without Huffman coding.
  */
-import { once } from 'node:events';
 import type { TLSSocket } from 'node:tls';
 
 export const FRAME_TYPE = {
@@ -148,7 +147,7 @@ export const startRawHttp2 = (socket: TLSSocket, options: { readonly windows?: b
   const raw: RawHttp2 = {
     socket,
     goaway: undefined,
-    closed: once(socket, 'close'),
+    closed: new Promise((resolve) => void socket.once('close', resolve)),
     acknowledged: { ping: 0, settings: 0 },
     write: (...parts) => socket.writable && socket.write(Buffer.concat(parts)),
     nextId: () => (lastId += 2),
