@@ -10,7 +10,7 @@ import {
   type LegCloseCode,
   type Refusal,
 } from '../../shared/src/errors.ts';
-import { createKey } from '../../shared/src/identity/keys.ts';
+import { createKey, sign as signBytes } from '../../shared/src/identity/keys.ts';
 import { signMembership } from '../../shared/src/identity/membership.ts';
 import { createControlStream, MessageError, type ControlStream } from '../../shared/src/protocol/control-stream.ts';
 import {
@@ -27,6 +27,7 @@ import {
 } from '../../shared/src/protocol/frames.ts';
 import { acceptLeg, dialLeg } from '../../shared/src/protocol/handshake.ts';
 import type { Leg, LegEnd, TunnelStream } from '../../shared/src/protocol/leg.ts';
+import { makeProof, type Transcript } from '../../shared/src/protocol/proof.ts';
 import type { TransportStream } from '../../shared/src/transport/connection.ts';
 import { createTestCluster, type TestCluster, type TestParty } from '../support/identities.ts';
 import { closing, never, readAll, rejection, target, type ConnectionPair, type MakePair } from '../support/legs.ts';
@@ -60,6 +61,7 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
           clock: systemClock,
           limits: { goodbyeTimeoutMs: 50 },
           membership: () => gateway.membership,
+          sign: (message) => signBytes(gateway.key, message),
           verify: (token, peerKey) => gateway.verify(token, peerKey),
           admit: () => {},
           welcome: () => ({ gatewayId: 'gateway-1', gateways: [] }),
@@ -74,6 +76,7 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
         {
           clock: systemClock,
           membership: () => runner.membership,
+          sign: (message) => signBytes(runner.key, message),
           verify: (token, peerKey) => runner.verify(token, peerKey),
           hello: { instance: 'instance-1', instanceStartedAt: 1, agent: 'test' },
           ...over,
@@ -89,17 +92,26 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
       const accepted = accept(set, over);
       const raw = await set.pair.dialler.openStream({ signal: never });
       const control = createControlStream(raw);
+      const hello = { membership: set.runner.membership, nonce: nonce() };
       await control.send({
         type: 'hello',
         versions: [1],
-        membership: set.runner.membership,
-        nonce: nonce(),
+        ...hello,
         instance: 'i',
         instanceStartedAt: 1,
         agent: 'by hand',
       });
-      assert.equal((await control.receive())?.type, 'challenge');
-      await control.send({ type: 'proof' });
+      const challenge = await control.receive();
+      assert.ok(challenge?.type === 'challenge');
+      const transcript: Transcript = {
+        diallerNonce: hello.nonce,
+        acceptorNonce: challenge.nonce,
+        diallerMembership: hello.membership,
+        acceptorMembership: challenge.membership,
+        transport: set.pair.dialler.transport,
+      };
+      const signer = (message: Uint8Array): Uint8Array => signBytes(set.runner.key, message);
+      await control.send({ type: 'proof', ...makeProof(set.pair.dialler, transcript, 'dialler', signer) });
       assert.equal((await control.receive())?.type, 'welcome');
       const leg = await accepted;
       leg.attach({ onMessage() {} });
@@ -453,6 +465,7 @@ export const legPeerCompliance = (name: string, makePair: MakePair): void => {
         {
           clock: systemClock,
           membership: () => gateway.membership,
+          sign: (message) => signBytes(gateway.key, message),
           verify: (token, peerKey) => gateway.verify(token, peerKey),
           admit,
           welcome: () => ({ gatewayId: 'gateway-1', gateways: [] }),

@@ -1,7 +1,7 @@
 /** A pair of legs over a pair of connections, after a real handshake. */
 import type { Readable } from 'node:stream';
 import { systemClock } from '../../shared/src/clock.ts';
-import type { IdentityKey } from '../../shared/src/identity/keys.ts';
+import { sign, type IdentityKey } from '../../shared/src/identity/keys.ts';
 import { acceptLeg, dialLeg } from '../../shared/src/protocol/handshake.ts';
 import type { IncomingTunnelStream, Leg, LegHandlers } from '../../shared/src/protocol/leg.ts';
 import type { LegLimits } from '../../shared/src/protocol/limits.ts';
@@ -57,6 +57,7 @@ export const makeLegs = async (
       {
         ...common,
         membership: () => gatewayParty.membership,
+        sign: (message) => sign(gatewayParty.key, message),
         verify: (token, peerKey) => gatewayParty.verify(token, peerKey),
         admit: () => {},
         welcome: () => ({ gatewayId: 'gateway-1', gateways: [] }),
@@ -71,6 +72,7 @@ export const makeLegs = async (
       {
         ...common,
         membership: () => runnerParty.membership,
+        sign: (message) => sign(runnerParty.key, message),
         verify: (token, peerKey) => runnerParty.verify(token, peerKey),
         hello: { instance: 'instance-1', instanceStartedAt: 1, agent: 'test' },
       },

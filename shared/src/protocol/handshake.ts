@@ -13,19 +13,26 @@ import type { Leg } from './leg.ts';
 import { createLeg, parseCloseCode } from './leg-core.ts';
 import { LEG_LIMITS, MAX_HANDSHAKE_MESSAGE_BYTES, type LegLimits } from './limits.ts';
 import { PROTOCOL_VERSIONS, type GatewayAddress, type MessageOf, type MessageType } from './messages.ts';
+import { checkProof, expectedKey, makeProof, type Signer, type Transcript } from './proof.ts';
 
 interface HandshakeDeps {
   readonly clock: Clock;
   /** This side's own membership, as it is now. */
   readonly membership: () => string;
-  /** Checks the peer's membership against the key that the peer has proved. Throws RefusedError. */
+  /** Signs with the key of the membership. Without it only transports that prove keys can be used. */
+  readonly sign?: Signer;
+  /** Checks the peer's membership against the key that the peer has proved, or will. Throws RefusedError. */
   readonly verify: (token: string, peerKey: Uint8Array) => Promise<Membership>;
   readonly limits?: Partial<LegLimits>;
 }
 
 export interface AcceptDeps extends HandshakeDeps {
-  /** Throws RefusedError to refuse the leg. */
-  readonly admit: (peer: Membership, hello: MessageOf<'hello'>) => Promise<void> | void;
+  /** Called when the peer has shown who it is. Throws RefusedError to refuse the leg. */
+  readonly admit: (
+    peer: Membership,
+    hello: MessageOf<'hello'>,
+    way: { readonly inspected: boolean },
+  ) => Promise<void> | void;
   readonly welcome: (peer: Membership) => {
     gatewayId: string;
     gateways: readonly GatewayAddress[];
@@ -56,12 +63,6 @@ const receive = async <T extends MessageType>(control: ControlStream, type: T): 
   if (message.type === 'goodbye') throw refusedBy(message);
   if (message.type !== type) throw new MessageError('protocol_error', `${message.type} where ${type} was expected`);
   return message as MessageOf<T>;
-};
-
-/** The key that the transport has proved. Transports that prove none sign in the handshake. */
-const provenKey = (connection: Connection): Uint8Array => {
-  if (!connection.peerKey) throw new RefusedError('key_mismatch', { detail: 'the transport proves no key' });
-  return connection.peerKey;
 };
 
 /**
@@ -183,11 +184,28 @@ export const acceptLeg = (
     heard();
     const version = PROTOCOL_VERSIONS.find((each) => hello.versions.includes(each));
     if (version === undefined) throw new RefusedError('protocol_version');
-    const peer = await deps.verify(hello.membership, provenKey(connection));
-    await deps.admit(peer, hello);
-    await control.send({ type: 'challenge', version, membership: deps.membership(), nonce: nonce() });
-    await receive(control, 'proof');
+    const peer = await deps.verify(hello.membership, expectedKey(connection, hello.membership));
+    const isProved = connection.peerKey !== undefined;
+    if (isProved) await deps.admit(peer, hello, { inspected: false });
+    const membership = deps.membership();
+    const transcript: Transcript = {
+      diallerNonce: hello.nonce,
+      acceptorNonce: nonce(),
+      diallerMembership: hello.membership,
+      acceptorMembership: membership,
+      transport: connection.transport,
+    };
+    await control.send({
+      type: 'challenge',
+      version,
+      membership,
+      nonce: transcript.acceptorNonce,
+      ...makeProof(connection, transcript, 'acceptor', deps.sign),
+    });
+    const proof = await receive(control, 'proof');
     if (extra) throw new MessageError('protocol_error', 'a transport stream before welcome');
+    const { inspected } = checkProof(connection, transcript, 'dialler', peer, proof);
+    if (!isProved) await deps.admit(peer, hello, { inspected });
     const { gatewayId, gateways, trust } = deps.welcome(peer);
     const id = randomUUID();
     const firstLane = await connection.openStream({ signal });
@@ -196,6 +214,7 @@ export const acceptLeg = (
       id,
       role: 'acceptor',
       peer,
+      inspected,
       greeting: hello,
       connection,
       control,
@@ -213,23 +232,27 @@ export const dialLeg = (connection: Connection, deps: DialDeps, { signal }: { si
   return underLimits(connection, deps.clock, limits, signal, async (use, heard) => {
     const control = createControlStream(await connection.openStream({ signal }));
     use(control);
-    await control.send({
-      type: 'hello',
-      versions: [...PROTOCOL_VERSIONS],
-      membership: deps.membership(),
-      nonce: nonce(),
-      ...deps.hello,
-    });
+    const own = { membership: deps.membership(), nonce: nonce() };
+    await control.send({ type: 'hello', versions: [...PROTOCOL_VERSIONS], ...own, ...deps.hello });
     const challenge = await receive(control, 'challenge');
     heard();
     if (!PROTOCOL_VERSIONS.includes(challenge.version)) throw new RefusedError('protocol_version');
-    const peer = await deps.verify(challenge.membership, provenKey(connection));
-    await control.send({ type: 'proof' });
+    const peer = await deps.verify(challenge.membership, expectedKey(connection, challenge.membership));
+    const transcript: Transcript = {
+      diallerNonce: own.nonce,
+      acceptorNonce: challenge.nonce,
+      diallerMembership: own.membership,
+      acceptorMembership: challenge.membership,
+      transport: connection.transport,
+    };
+    const { inspected } = checkProof(connection, transcript, 'acceptor', peer, challenge);
+    await control.send({ type: 'proof', ...makeProof(connection, transcript, 'dialler', deps.sign) });
     const welcome = await receive(control, 'welcome');
     return createLeg({
       id: welcome.legId,
       role: 'dialler',
       peer,
+      inspected,
       greeting: welcome,
       connection,
       control,

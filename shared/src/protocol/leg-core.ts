@@ -27,6 +27,7 @@ import { LaneError, createLaneSet } from './lane-set.ts';
 import type { Leg, LegEnd, LegHandlers, TunnelStream } from './leg.ts';
 import type { LegLimits } from './limits.ts';
 import type { MessageOf, OutgoingMessage } from './messages.ts';
+import { watchSilence } from './silence.ts';
 import type { Target } from './target.ts';
 import { LegStream, type StreamHost } from './tunnel-stream.ts';
 
@@ -34,6 +35,7 @@ export interface LegParts {
   readonly id: string;
   readonly role: 'acceptor' | 'dialler';
   readonly peer: Membership;
+  readonly inspected: boolean;
   readonly greeting: MessageOf<'hello'> | MessageOf<'welcome'>;
   readonly connection: Connection;
   readonly control: ControlStream;
@@ -263,11 +265,11 @@ export const createLeg = (parts: LegParts): Leg => {
     };
   };
 
-  // Where one lost packet does not hold up the other streams, several bulk lanes are of use.
-  const separateStreams = connection.transport === 'quic' || connection.transport === 'memory';
+  const isOverTcp = connection.transport === 'webtransport' || connection.transport === 'websocket';
+  // Where one lost packet holds up all streams, several bulk lanes are of no use.
   const lanes = createLaneSet(
     { connection, handlers: frameHandlers, fail, ended: () => ended !== undefined },
-    { role, limits, bulkLanes: separateStreams ? limits.bulkLanes : 1 },
+    { role, limits, bulkLanes: isOverTcp ? 1 : limits.bulkLanes },
   );
 
   const acceptLanes = async (signal: AbortSignal): Promise<void> => {
@@ -308,6 +310,7 @@ export const createLeg = (parts: LegParts): Leg => {
     id: parts.id,
     role,
     peer: parts.peer,
+    inspected: parts.inspected,
     greeting: parts.greeting,
     transport: connection.transport,
     remoteAddress: connection.remoteAddress,
@@ -324,6 +327,14 @@ export const createLeg = (parts: LegParts): Leg => {
         if (!accepting.signal.aborted) fail(error);
       });
       if (parts.firstLane) lanes.start(parts.firstLane);
+      if (isOverTcp) {
+        const onDead = (): void => {
+          const error = new TransportError(`nothing came for ${limits.deadAfterMs} ms`);
+          finish(goodbye ?? { code: 'lost', by: 'remote', error });
+        };
+        const ping = (id: number): void => leg.send({ type: 'ping', id });
+        void closed.then(watchSilence({ clock, connection, ping, onDead }, limits));
+      }
       void connection.closed.then(({ by, error }) =>
         finish(goodbye ?? { code: 'lost', by, ...(error ? { error } : {}) }),
       );

@@ -71,6 +71,11 @@ export interface Leg {
   readonly role: 'acceptor' | 'dialler';
   /** Who the peer has shown itself to be. */
   readonly peer: Membership;
+  /**
+   * TLS does not reach from one end to the other, or that cannot be told: somebody between the two inspects it. Never
+   * where the transport proves keys (QUIC).
+   */
+  readonly inspected: boolean;
   /** The peer's `hello` (acceptor) or `welcome` (dialler). */
   readonly greeting: MessageOf<'hello'> | MessageOf<'welcome'>;
   /** Must be called once, at once after the leg was made: frames are read from then on. */

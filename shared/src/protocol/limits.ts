@@ -33,6 +33,10 @@ export interface LegLimits {
   readonly bulkIdleMs: number;
   /** Time for a `goodbye` to reach the peer before the connection is closed, ms. */
   readonly goodbyeTimeoutMs: number;
+  /** Silence before a `ping`, where the transport itself sends nothing to keep a connection alive, ms. Whole seconds. */
+  readonly pingAfterMs: number;
+  /** Silence after which such a leg is lost, ms. Whole seconds. */
+  readonly deadAfterMs: number;
 }
 
 export const LEG_LIMITS: LegLimits = {
@@ -51,6 +55,8 @@ export const LEG_LIMITS: LegLimits = {
   bulkAfterBytes: 512 << 10,
   bulkIdleMs: 1_000,
   goodbyeTimeoutMs: 1_000,
+  pingAfterMs: 2_000,
+  deadAfterMs: 5_000,
 };
 
 /** Largest `hello`, `challenge` or `proof`, bytes: from a peer that has not yet shown who it is. */

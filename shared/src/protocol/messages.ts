@@ -5,7 +5,7 @@
  *     client                                gateway
  *       hello      ──────────────────────►            versions, membership, nonce, instance
  *                  ◄──────────────────────  challenge version, gateway's membership, nonce
- *       proof      ──────────────────────►            empty where the transport proves the keys (QUIC)
+ *       proof      ──────────────────────►            empty where the transport proves the keys (QUIC); see proof.ts
  *                  ◄──────────────────────  welcome   leg id, gateways, limits
  *       environments ────────────────────►
  *                  ◄──────────────────────  environmentsResult
@@ -100,8 +100,25 @@ const hello = z.object({
   /** Leg of this instance that this one replaces, if any. */
   replaces: shortText.optional(),
 });
-const challenge = z.object({ type: z.literal('challenge'), version: z.number().int(), membership: jwt, nonce });
-const proof = z.object({ type: z.literal('proof'), signature: z.string().max(256).optional() });
+/** Where the transport proves no keys, see proof.ts. */
+const keyProof = {
+  signature: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]{86}$/, 'a signature is 64 bytes in base64url')
+    .optional(),
+  binding: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]{43}$/, 'a binding is 32 bytes in base64url')
+    .optional(),
+};
+const challenge = z.object({
+  type: z.literal('challenge'),
+  version: z.number().int(),
+  membership: jwt,
+  nonce,
+  ...keyProof,
+});
+const proof = z.object({ type: z.literal('proof'), ...keyProof });
 const welcome = z.object({
   type: z.literal('welcome'),
   legId: shortText,
