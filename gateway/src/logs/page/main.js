@@ -36,7 +36,6 @@ const startViewer = (session) => {
   let anchorLine;
   let hasEarlier = false;
   let isFirstLine = true;
-  let beginOffset;
 
   const view = createView({
     scroller,
@@ -103,16 +102,25 @@ const startViewer = (session) => {
     view.setTopPad(byId('earlier').hidden ? 0 : EARLIER_HEIGHT);
   };
 
+  /** Whether the log begins before `offset`. Only the built-in log server says where it does. */
+  const lookForEarlier = async (offset) => {
+    if (session.source !== 'builtin' || !offset) return;
+    const answer = await fetch('/logs', { method: 'HEAD', cache: 'no-store' }).catch(() => undefined);
+    const start = answer?.ok ? answer.headers.get('Log-Offset') : null;
+    hasEarlier = start !== null && Number(start) < offset;
+    showEarlier();
+  };
+
   const stream = createStream({
     source: session.source,
     parameters,
     on: {
       begin({ offset, isContinued }) {
         if (isContinued) return;
-        beginOffset = offset;
         isFirstLine = true;
         unseen = 0;
         hasEarlier = false;
+        void lookForEarlier(offset);
         lines.clear();
         view.reset();
         search.current.reset();
@@ -120,13 +128,8 @@ const startViewer = (session) => {
       line(text, id) {
         lines.add(text);
         if (!view.following) unseen += 1;
-        if (isFirstLine) {
-          isFirstLine = false;
-          firstId = id;
-          // Offsets of events are those behind their lines.
-          const start = beginOffset ?? Number(id) - new TextEncoder().encode(text).length - 1;
-          hasEarlier = start > 0;
-        }
+        if (isFirstLine) firstId = id;
+        isFirstLine = false;
         if (anchorId !== undefined && id === anchorId) {
           anchorId = undefined;
           anchorLine = lines.end - 1;
