@@ -103,6 +103,8 @@ export interface RawHttp2 {
   open(block: Uint8Array, options?: { endStream?: boolean }): number;
   /** What was answered on a stream; resolves when the stream or the connection is over. */
   answer(streamId: number): Promise<RawAnswer>;
+  /** The same, as far as it has come. */
+  soFar(streamId: number): Readonly<RawAnswer>;
 }
 
 const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
@@ -160,6 +162,7 @@ export const startRawHttp2 = (socket: TLSSocket, options: { readonly windows?: b
       if (socket.destroyed) settle(id);
       return entry(id).settled.promise;
     },
+    soFar: (id) => entry(id).answer,
   };
   socket.on('error', () => undefined);
   socket.once('end', () => socket.destroy());
