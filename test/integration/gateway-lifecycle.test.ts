@@ -9,7 +9,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { startGateway, StartError } from '../../gateway/src/gateway.ts';
-import { fetchOnce, keepLog, portHost, startTestGateway, testConfig } from '../support/gateway.ts';
+import {
+  fetchOnce,
+  keepLog,
+  portHost,
+  startTestGateway,
+  startTestGatewayAgain,
+  testConfig,
+} from '../support/gateway.ts';
 import { startTestRunner, startUpstream, until } from '../support/runner.ts';
 
 const never = new AbortController().signal;
@@ -156,7 +163,7 @@ describe('end', () => {
       await runner.announce({ id: 'demo', ports: [{ port: upstream.port, admission: 'everyone' }] });
       const { httpsPort, quicPort } = first;
       await first.close();
-      const second = await startTestGateway({ stateDir, httpsPort, quicPort });
+      const second = await startTestGatewayAgain({ stateDir, httpsPort, quicPort });
       const before = performance.now();
       const host = portHost('demo', upstream.port);
       const offline = await second.request(host);

@@ -9,7 +9,7 @@ import { systemClock, type Clock } from '../../shared/src/clock.ts';
 import type { IdentityKey } from '../../shared/src/identity/keys.ts';
 import { parseGatewayConfig, type GatewayConfig } from '../../gateway/src/config.ts';
 import type { Directory } from '../../gateway/src/directory/directory.ts';
-import { startGateway, type Gateway } from '../../gateway/src/gateway.ts';
+import { startGateway, StartError, type Gateway } from '../../gateway/src/gateway.ts';
 import type { GatewayLimits } from '../../gateway/src/limits.ts';
 import { createLogger, type Logger } from '../../gateway/src/observability/log.ts';
 
@@ -206,3 +206,21 @@ export const startTestGateway = async (options: GatewayOptions = {}): Promise<Te
 
 /** A name that no other test uses. */
 export const uniqueName = (prefix: string): string => `${prefix}-${randomBytes(4).toString('hex')}`;
+
+/** How long the UDP port of a gateway of this process can stay taken after its end: the draining period of QUIC, ms. */
+const PORT_FREE_MS = 10_000;
+
+/**
+ * Starts a gateway at the ports of one that has ended in this process. What a process of its own gives back when it
+ * ends, its native QUIC endpoint gives back a moment later here.
+ */
+export const startTestGatewayAgain = async (options: GatewayOptions): Promise<TestGateway> => {
+  const end = performance.now() + PORT_FREE_MS;
+  for (;;) {
+    try {
+      return await startTestGateway(options);
+    } catch (error) {
+      if (!(error instanceof StartError) || error.option !== 'listeners.quic' || performance.now() > end) throw error;
+    }
+  }
+};
