@@ -1,0 +1,89 @@
+/**
+ * One environment with 200 downloads, small requests of another on the same leg: bulk leaves the lanes of small streams
+ * also when no download ever uses up its credit. How long requests take then is measured in test/long, since here it
+ * says as much about the machine.
+ */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { Readable } from 'node:stream';
+import { describe, it } from 'node:test';
+import { LANE_KIND, laneKind } from '../../shared/src/protocol/frames.ts';
+import type { IncomingTunnelStream } from '../../shared/src/protocol/leg.ts';
+import { makeLegs, never, readAll, serving, target, type MakePair } from '../support/legs.ts';
+import { createQuicDialer, listenQuic } from '../../shared/src/transport/quic.ts';
+import type { Connection } from '../../shared/src/transport/connection.ts';
+
+const DOWNLOADS = 200;
+const REQUESTS = 60;
+const MIB = 1 << 20;
+/** By when every download has moved to a bulk lane, bytes of all: twice what moves one. */
+const SETTLED_BYTES = DOWNLOADS * MIB;
+/** Bulk that arrives between a request and its answer, bytes: a few batches of 128 KiB of each of eight lanes. */
+const AHEAD_BYTES = 8 * MIB;
+
+const quicPair: MakePair = async (keys) => {
+  const arrived = Promise.withResolvers<Connection>();
+  const listener = await listenQuic({ host: '127.0.0.1', port: 0, key: keys.acceptor, onConnection: arrived.resolve });
+  const dialer = createQuicDialer({ key: keys.dialler });
+  const dialler = await dialer.dial({ host: '127.0.0.1', port: listener.address.port }, { signal: never });
+  return {
+    dialler,
+    acceptor: await arrived.promise,
+    async close() {
+      dialer.close();
+      await listener.close();
+    },
+  };
+};
+
+const PIECE = Buffer.alloc(64 << 10, 'b');
+const endless = (stream: IncomingTunnelStream): void => {
+  const source = new Readable({
+    read() {
+      this.push(PIECE);
+    },
+  });
+  stream.on('error', () => source.destroy());
+  stream.on('close', () => source.destroy());
+  source.pipe(stream);
+};
+
+describe('a leg', () => {
+  it(`answers small requests of one environment beside ${DOWNLOADS} downloads of another`, async (t) => {
+    const bulk: IncomingTunnelStream[] = [];
+    const legs = await makeLegs(quicPair, {
+      runnerHandlers: serving((stream) => {
+        if (stream.target.environmentId !== 'bulk') return void stream.pipe(stream);
+        bulk.push(stream);
+        endless(stream);
+      }),
+    });
+    t.after(() => legs.close());
+    let received = 0;
+    const downloads = Array.from({ length: DOWNLOADS }, () => {
+      const stream = legs.gateway.openStream(target({ environmentId: 'bulk' }), { signal: never });
+      stream.on('error', () => {});
+      stream.on('data', (chunk: Buffer) => (received += chunk.length));
+      return stream;
+    });
+    const [first] = downloads;
+    while (received < SETTLED_BYTES) await once(first!, 'data');
+    const kinds = bulk.map((stream) => laneKind((stream as unknown as { sendLane: { name: number } }).sendLane.name));
+    assert.equal(kinds.filter((kind) => kind === LANE_KIND.bulk).length, DOWNLOADS);
+
+    const ahead: number[] = [];
+    for (let round = 0; round < REQUESTS; round++) {
+      const before = received;
+      const stream = legs.gateway.openStream(target({ environmentId: 'small' }), { signal: never });
+      stream.end('small');
+      assert.equal((await readAll(stream)).toString(), 'small');
+      ahead.push(received - before);
+    }
+    for (const stream of downloads) stream.destroy();
+    ahead.sort((a, b) => a - b);
+    const median = ahead[REQUESTS >> 1] ?? Infinity;
+    t.diagnostic(`bytes ahead: median ${median}, most ${ahead.at(-1)}`);
+    assert.ok(median > 0, 'the downloads stood still');
+    assert.ok(median <= AHEAD_BYTES, `a small request waits behind ${median} bytes`);
+  });
+});
