@@ -257,15 +257,23 @@ export const legCompliance = (name: string, makePair: MakePair): void => {
       const seen = new Set<number>();
       const sent = createHash('sha256');
       const got = createHash('sha256');
+      let echoed = 0;
+      let whole = Promise.withResolvers<void>();
       const reading = (async () => {
-        for await (const chunk of stream.iterator({ destroyOnReturn: false })) got.update(chunk as Buffer);
+        for await (const chunk of stream.iterator({ destroyOnReturn: false })) {
+          got.update(chunk as Buffer);
+          echoed += (chunk as Buffer).length;
+          if (echoed % MIB === 0) whole.resolve();
+        }
       })();
       for (let each = 0; each < 64; each++) {
         const block = randomBytes(MIB);
         sent.update(block);
-        // The idle time is 0 here: each write begins on the small lane again.
-        if (!stream.write(block)) await once(stream, 'drain');
-        seen.add(lane(stream));
+        whole = Promise.withResolvers<void>();
+        // The idle time is 0 here: each write begins on the small lane again. One after the other, because a peer that
+        // moves more often than its lanes progress is cut off.
+        stream.write(block, () => seen.add(lane(stream)));
+        await whole.promise;
       }
       stream.end();
       await reading;

@@ -1,5 +1,6 @@
 /** Tunnel connections over real TLS sockets on 127.0.0.1, as gateway and tunnel client make them. */
 import { once } from 'node:events';
+import { createServer as createHttpServer } from 'node:http';
 import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
 import {
   connect as connectTls,
@@ -10,6 +11,8 @@ import {
 import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import type { Connection } from '../../shared/src/transport/connection.ts';
 import { createQueue } from '../../shared/src/transport/queue.ts';
+import { acceptWebSockets, dialWebSocket } from '../../shared/src/transport/websocket.ts';
+import type { WebSocketLimits } from '../../shared/src/transport/websocket-limits.ts';
 import { acceptWebTransport, dialWebTransport } from '../../shared/src/transport/webtransport.ts';
 import type { WebTransportLimits } from '../../shared/src/transport/webtransport-limits.ts';
 
@@ -97,6 +100,31 @@ export const createWebTransportEnds = async (
     connect: async (socket = tls.connect()) => {
       const [dialler, accepted] = await Promise.all([
         dialWebTransport({ connect: () => socket, authority: tls.authority, ...options }, { signal: never }),
+        arrived.next(never),
+      ]);
+      return { dialler, acceptor: accepted };
+    },
+    close: async () => {
+      acceptor.close();
+      await tls.close();
+    },
+  };
+};
+
+export const createWebSocketEnds = async (
+  options: { readonly limits?: Partial<WebSocketLimits> } = {},
+): Promise<TunnelEnds> => {
+  const arrived = createQueue<Connection>();
+  const acceptor = acceptWebSockets({ onConnection: (connection) => arrived.put(connection), ...options });
+  const http = createHttpServer((_request, response) => response.writeHead(404).end());
+  http.on('upgrade', (request, socket, head) => acceptor.handle(request, socket, head));
+  const tls = await createTlsEnds((socket) => http.emit('connection', socket));
+  return {
+    tls,
+    nextConnection: () => arrived.next(never),
+    connect: async (socket = tls.connect({ ALPNProtocols: ['http/1.1'] })) => {
+      const [dialler, accepted] = await Promise.all([
+        dialWebSocket({ connect: () => socket, authority: tls.authority, ...options }, { signal: never }),
         arrived.next(never),
       ]);
       return { dialler, acceptor: accepted };
