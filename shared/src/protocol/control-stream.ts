@@ -1,5 +1,6 @@
 /** Control messages over one transport stream: frames of a 4-byte big-endian length and that many bytes of JSON. */
 import type { TransportStream } from '../transport/connection.ts';
+import type { MessageMeter } from './message-meter.ts';
 import { MAX_MESSAGE_BYTES, MESSAGE_SCHEMAS, type Message, type OutgoingMessage } from './messages.ts';
 
 /**
@@ -61,7 +62,8 @@ const parse = (bytes: Buffer): Message | undefined => {
   return result.data;
 };
 
-export const createControlStream = (stream: TransportStream): ControlStream => {
+/** `meter` counts what comes in; beyond it `receive` throws MessageError `limit`. */
+export const createControlStream = (stream: TransportStream, meter?: MessageMeter): ControlStream => {
   let buffered: Buffer[] = [];
   let length = 0;
   let queuedBytes = 0;
@@ -92,6 +94,7 @@ export const createControlStream = (stream: TransportStream): ControlStream => {
         if (head === null) return null;
         const size = head.readUInt32BE();
         if (size > maxBytes) throw new MessageError('frame_too_large', `a message of ${size} bytes`);
+        if (meter && !meter.take(size)) throw new MessageError('limit', 'too many control messages');
         const body = size === 0 ? Buffer.alloc(0) : await take(size);
         if (body === null) throw new MessageError('protocol_error', 'the control stream ended within a message');
         const message = parse(body);

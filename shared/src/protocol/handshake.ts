@@ -11,6 +11,7 @@ import type { Connection } from '../transport/connection.ts';
 import { createControlStream, MessageError, type ControlStream } from './control-stream.ts';
 import type { Leg } from './leg.ts';
 import { createLeg, parseCloseCode } from './leg-core.ts';
+import { createMessageMeter } from './message-meter.ts';
 import { LEG_LIMITS, MAX_HANDSHAKE_MESSAGE_BYTES, type LegLimits } from './limits.ts';
 import { PROTOCOL_VERSIONS, type GatewayAddress, type MessageOf, type MessageType } from './messages.ts';
 import { checkProof, expectedKey, makeProof, type Signer, type Transcript } from './proof.ts';
@@ -171,7 +172,7 @@ export const acceptLeg = (
 ): Promise<Leg> => {
   const limits = { ...LEG_LIMITS, ...deps.limits };
   return underLimits(connection, deps.clock, limits, signal, async (use, heard) => {
-    const control = createControlStream(await connection.acceptStream({ signal }));
+    const control = createControlStream(await connection.acceptStream({ signal }), createMessageMeter(deps, limits));
     use(control);
     // Anything but the control stream is a fault until `welcome`; the leg takes over behind it.
     const nextStream = connection.acceptStream({ signal: new AbortController().signal });
@@ -230,7 +231,7 @@ export const acceptLeg = (
 export const dialLeg = (connection: Connection, deps: DialDeps, { signal }: { signal: AbortSignal }): Promise<Leg> => {
   const limits = { ...LEG_LIMITS, ...deps.limits };
   return underLimits(connection, deps.clock, limits, signal, async (use, heard) => {
-    const control = createControlStream(await connection.openStream({ signal }));
+    const control = createControlStream(await connection.openStream({ signal }), createMessageMeter(deps, limits));
     use(control);
     const own = { membership: deps.membership(), nonce: nonce() };
     await control.send({ type: 'hello', versions: [...PROTOCOL_VERSIONS], ...own, ...deps.hello });

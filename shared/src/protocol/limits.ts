@@ -31,6 +31,17 @@ export interface LegLimits {
   readonly bulkAfterBytes: number;
   /** A direction on a bulk lane that sent nothing for so long goes back, ms. */
   readonly bulkIdleMs: number;
+  /**
+   * Control messages that a peer may send at once, those of unknown type too: all environments of a runner set one by
+   * one and deleted again, twice. Beyond it, with what {@link messagesPerSecond} gives back: the leg closes with `limit`.
+   */
+  readonly messageBurst: number;
+  /** Control messages a second in the long run. A busy runner announces a few; parsing 50 takes a thousandth of a core. */
+  readonly messagesPerSecond: number;
+  /** Bytes of control messages at once: one announcement of the largest size there is. Beyond: `limit`. */
+  readonly messageBurstBytes: number;
+  /** Bytes of control messages a second in the long run: to parse 1 MiB of JSON takes 5 to 10 ms. */
+  readonly messageBytesPerSecond: number;
   /** Time for a `goodbye` to reach the peer before the connection is closed, ms. */
   readonly goodbyeTimeoutMs: number;
   /** Silence before a `ping`, where the transport itself sends nothing to keep a connection alive, ms. Whole seconds. */
@@ -54,6 +65,10 @@ export const LEG_LIMITS: LegLimits = {
   bulkAfterMs: 1_000,
   bulkAfterBytes: 512 << 10,
   bulkIdleMs: 1_000,
+  messageBurst: 4_096,
+  messagesPerSecond: 50,
+  messageBurstBytes: 64 << 20,
+  messageBytesPerSecond: 1 << 20,
   goodbyeTimeoutMs: 1_000,
   pingAfterMs: 2_000,
   deadAfterMs: 5_000,
