@@ -260,7 +260,10 @@ const startViewer = (session) => {
   document.body.dataset.page = 'viewer';
   setWrap(wrap);
   showState();
+  // So that keys scroll at once; a ring is for who comes here by key.
+  scroller.dataset.quiet = '';
   scroller.focus({ preventScroll: true });
+  scroller.addEventListener('blur', () => delete scroller.dataset.quiet, { once: true });
   stream.start(tail);
 };
 

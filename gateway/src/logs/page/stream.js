@@ -26,6 +26,7 @@ const breathe = () =>
   });
 
 const messageOf = async (response) => {
+  if (response.headers.get('Gateway-Error') === 'logs_unreachable') return 'The log cannot be reached right now.';
   const text = await response.text().catch(() => '');
   try {
     return JSON.parse(text).error.message;
