@@ -245,7 +245,8 @@ describe('a file that is replaced', () => {
     await text.contains('one\n');
     renameSync(world.file, `${world.file}.1`);
     writeFileSync(world.file, '');
-    // The writer has not opened the new file yet.
+    // The file is looked at while its writer has not opened the new one yet.
+    await world.all('/logs?follow=false&tail=1');
     appendFileSync(`${world.file}.1`, 'late\n');
     await text.contains('late\n');
     appendFileSync(world.file, 'two\n');

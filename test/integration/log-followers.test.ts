@@ -319,6 +319,27 @@ describe('a follower that goes on', () => {
     });
   }
 
+  it('gets a long line to its end before the response ends, and at its own pace', async () => {
+    const world = await startWorld();
+    const line = `${'x'.repeat(32 * MIB)}\n`;
+    writeFileSync(world.file, `${line}next\n`);
+    const response = await world.ask();
+    await until(() => response.readableLength > 0);
+    const before = heldBytes();
+    world.server.endLeg(world.leg.runner);
+    let seen = -1;
+    await until(() => {
+      const { bytesRead = 0 } = world.server.stats('demo') ?? {};
+      const isStill = bytesRead === seen;
+      seen = bytesRead;
+      return isStill;
+    });
+    assert.ok(heldBytes() - before < 8 * MIB, 'the rest of the line is not collected');
+    assert.ok((await taken(response, line.length)).equals(Buffer.from(line)));
+    const [rest] = (await once(response.resume(), 'end')) as unknown[];
+    assert.equal(rest, undefined);
+  });
+
   it('never takes a part for the whole: what does not follow comes whole from a leg that is drained, or is cut', async () => {
     const world = await startWorld();
     const content = numbered(0, 200_000);

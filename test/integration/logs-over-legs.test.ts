@@ -120,7 +120,9 @@ describe('a log over a real gateway and runner', () => {
     const old = await gatewayLeg();
     old.send({ type: 'drain', reason: 'data_path' });
     appendFileSync(file, `${numbered(100, 150)}half a`);
-    await goOn({ ...readers });
+    await Promise.all([readers.text.ended, readers.events.ended]);
+    assert.ok(old.isOpen, 'they end before the leg does');
+    await goOn(readers);
     assert.notEqual((await gatewayLeg()).id, old.id);
     assert.equal(runner.client.status().state, 'online');
   });

@@ -101,7 +101,7 @@ export const followLog = async (deps: { clock: Clock }, options: FollowOptions):
         await source.changed(seen, either);
       } else if (text !== 'told nothing') {
         isFirst = false;
-        if (!response.write(text)) await taken(response, follow ? either : gone);
+        if (!response.write(text)) await taken(response, follow && !stop.aborted ? either : gone);
       }
     }
     if (!gone.aborted) response.end();
