@@ -31,6 +31,9 @@ export interface World {
   readonly application: Program;
   readonly applicationPort: number;
   readonly httpsPort: number;
+  readonly quicPort: number;
+  /** Where the gateway's state is. */
+  readonly stateDir: string;
   readonly ca: string;
   readonly environments: readonly string[];
   /** Host name of the application in an environment. */
@@ -176,7 +179,7 @@ export const startWorld = async (options: WorldOptions = {}): Promise<World> => 
       const isShared = ports.size === 0 || !options.separateApplications;
       ports.set(id, isShared ? applicationPort : (await startApplication()).port);
     }
-    const { gateway, config, httpsPort, certificate } = await startGatewayProcess(directory, options);
+    const { gateway, config, httpsPort, quicPort, certificate } = await startGatewayProcess(directory, options);
     started.push(gateway);
     const created = await runProcess(process.execPath, [
       join(ROOT, 'gateway/src/main.ts'),
@@ -211,6 +214,8 @@ export const startWorld = async (options: WorldOptions = {}): Promise<World> => 
       application,
       applicationPort,
       httpsPort,
+      quicPort,
+      stateDir: join(directory, 'gateway'),
       ca: await readFile(certificate, 'utf8'),
       environments,
       host: (id = environments[0] ?? '') => `${ports.get(id)}--${id}.${DOMAIN}`,
