@@ -103,8 +103,12 @@ export const passedHops = (lines: readonly string[]): string[] =>
 export const cookiesForUpstream = (values: readonly string[]): string | undefined => {
   const joined = values.join('; ');
   if (!/__host-gitpod_/i.test(joined)) return joined === '' ? undefined : joined;
-  const kept = joined.split(';').filter((pair) => !GATEWAY_COOKIE.test(pair.trimStart()));
-  const text = kept.join(';').trimStart();
+  const all = joined.split(';');
+  const kept = all.filter((pair) => !GATEWAY_COOKIE.test(pair.trimStart()));
+  if (kept.length === all.length) return joined;
+  const rest = kept.join(';');
+  // The space behind the semicolon belonged to the cookie in front.
+  const text = kept[0] === all[0] ? rest : rest.trimStart();
   return text === '' ? undefined : text;
 };
 
