@@ -6,7 +6,6 @@
  * The file is looked at when its directory tells of a change and each second; it is read only as far as a follower asks
  * for it, through a cache that all share.
  */
-import { watch } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Clock } from '../../../shared/src/clock.ts';
@@ -14,13 +13,10 @@ import type { Logger } from '../logger.ts';
 import { type BlockCache, TruncatedError } from './block-cache.ts';
 import { countLinesFrom, createFileCursor, type FileCursor, findTail } from './file-cursor.ts';
 import type { FileHistory, HistoryStore } from './file-history.ts';
+import { watchLogFile } from './file-watch.ts';
 import { createGeneration, type Generation, hasHead, HEAD_BYTES, openLogFile } from './generation.ts';
 import { createChangeSignal, type LogSource, type LogStart } from './log-source.ts';
 
-/** Network file systems tell of no change, and the watch stays with a directory that is swapped: looked at as often, ms. */
-const POLL_MS = 1_000;
-/** Between two looks at a file that changes all the time, ms: the delay nobody notices. */
-const LOOK_SPACING_MS = 20;
 /** A log that nobody follows is watched for so long, ms: a follower that lost its leg comes back within. */
 const LINGER_MS = 600_000;
 /** Files held open beside the current one. Beyond it the oldest is dropped, and who still reads there skips its rest. */
@@ -57,11 +53,9 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
   let starting: Promise<void> | undefined;
   let stopping: Promise<void> | undefined;
   let looking: Promise<void> | undefined;
-  let lookAgain = false;
   let failing = false;
   let closed = false;
-  let watcher: ReturnType<typeof watch> | undefined;
-  let cancelPoll = (): void => undefined;
+  let watching: ReturnType<typeof watchLogFile> | undefined;
   let cancelLinger = (): void => undefined;
   const cancelKept = new Set<() => void>();
 
@@ -240,38 +234,11 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
     await looking;
   };
 
-  const schedule = (delayMs: number): void => {
-    cancelPoll();
-    if (!starting || closed) return;
-    cancelPoll = clock.timer(delayMs, () => {
-      lookAgain = false;
-      void look().then(() => schedule(lookAgain ? LOOK_SPACING_MS : POLL_MS));
-    });
-  };
-  const onEvent = (): void => {
-    if (lookAgain) return;
-    lookAgain = true;
-    if (!looking) schedule(LOOK_SPACING_MS);
-  };
-
-  const startWatching = (): void => {
-    try {
-      // The directory and not the file: a file that is replaced takes its watch with it.
-      watcher = watch(dirname(path), { persistent: false }, (_event, name) => {
-        if (name === null || name === basename(path)) onEvent();
-      });
-      watcher.on('error', () => watcher?.close());
-    } catch {
-      // No directory yet, or no more watches to be had: the poll has to do.
-    }
-    schedule(POLL_MS);
-  };
-
   const start = async (): Promise<void> => {
     known ??= await history.load(path);
     const opened = await tryOpen();
     if (opened) await adopt(opened);
-    startWatching();
+    watching = watchLogFile({ clock, look }, { path });
   };
 
   const stop = (): Promise<void> => {
@@ -282,10 +249,9 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
   };
   const stopNow = async (): Promise<void> => {
     starting = undefined;
-    cancelPoll();
     cancelLinger();
-    watcher?.close();
-    watcher = undefined;
+    watching?.close();
+    watching = undefined;
     cancelKept.forEach((cancel) => cancel());
     cancelKept.clear();
     await looking;
