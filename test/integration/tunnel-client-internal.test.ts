@@ -148,6 +148,9 @@ describe('internal listener of the tunnel client: who may ask', () => {
     const bad = await put('{"environments":[{"id":"c"},{"id":"D","ports":[{"port":80}]}]}');
     assert.equal(bad.status, 400);
     assert.match(bad.body, /environments\[1\]\.id/);
+    const program = await put('{"environments":[{"id":"c"},{"id":"d","logs":{"command":["id"]}}]}');
+    assert.equal(program.status, 400);
+    assert.match(program.body, /environments\[1\]\.logs\.command/);
     assert.match(bad.body, /environments\[1\]\.ports\[0\]\.port/);
     assert.equal((await put('{"environments":{}}')).status, 400);
     assert.equal((await put('{')).status, 400);

@@ -92,6 +92,8 @@ const readBody = async (request: IncomingMessage): Promise<unknown> => {
   }
 };
 
+const commandLog = z.object({ logs: z.object({ command: z.unknown().refine((value) => value !== undefined) }) });
+
 const putEnvironments = async (client: RunnerClient, request: IncomingMessage): Promise<void> => {
   // A web page cannot send this type without asking first (CORS).
   if (!/^application\/json\s*(?:;|$)/i.test(request.headers['content-type'] ?? '')) {
@@ -99,6 +101,13 @@ const putEnvironments = async (client: RunnerClient, request: IncomingMessage): 
   }
   const body = z.object({ environments: z.array(z.unknown()) }).safeParse(await readBody(request));
   if (!body.success) throw new HttpProblem(400, 'invalid', 'the body must be { "environments": [ … ] }');
+  // The token lets its holder announce environments, which is no reason to run programs for it.
+  const running = body.data.environments.findIndex((each) => commandLog.safeParse(each).success);
+  if (running >= 0) {
+    throw new HttpProblem(400, 'invalid', 'the environments are not valid; nothing was changed', [
+      { path: `environments[${running}].logs.command`, message: 'commands are taken from the configuration file only' },
+    ]);
+  }
   try {
     client.environments.replaceAll(body.data.environments as EnvironmentInput[]);
   } catch (error) {
