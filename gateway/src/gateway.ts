@@ -26,6 +26,7 @@ import { createCallbackHost } from './oauth/callback-host.ts';
 import { createForwarder } from './proxy/forwarder.ts';
 import { isNoIPv6, listenError, StartError } from './start-error.ts';
 import { createAcceptor, type Acceptor } from './tunnels/acceptor.ts';
+import { createTcpTunnels } from './tunnels/tcp-tunnels.ts';
 import { createOwnMembership, type OwnMembership } from './tunnels/own-membership.ts';
 import { createRegistry, type TunnelRegistry } from './tunnels/registry.ts';
 import { createTunnelTotals } from './tunnels/totals.ts';
@@ -194,6 +195,12 @@ const makeParts = async (
     await Promise.race([closed, delay(clock, QUIC_CLOSE_MS, new AbortController().signal)]);
   });
 
+  const tunnel = await createTcpTunnels(
+    { clock, onConnection: (connection) => acceptor.accept(connection) },
+    { domains, limits },
+  );
+  closers.add('tunnels over TCP', () => tunnel.close());
+
   const publicPort = (): number => config.publicPort ?? bound.https[0]?.port ?? 443;
   const gateways = (): readonly GatewayAddress[] => [
     { id: membership.gatewayId, quic: quicAddresses(config, bound.quic) },
@@ -219,7 +226,16 @@ const makeParts = async (
     },
   });
   closers.add('registry', () => registry.close());
-  const acceptor = createAcceptor({ directory, registry, membership, clock, log, limits, gateways });
+  const acceptor = createAcceptor({
+    directory,
+    registry,
+    membership,
+    clock,
+    log,
+    limits,
+    gateways,
+    mayBeInspected: (organization) => config.organizations[organization]?.allowInspectedTls ?? true,
+  });
   closers.add('acceptor', () => acceptor.close());
 
   const hosts = await createOwnHosts({
@@ -264,6 +280,7 @@ const makeParts = async (
       apex: hosts.apex,
       api: hosts.api,
       logs,
+      tunnel,
       runner: (exchange, runnerId) => callbacks.serve(exchange, runnerId),
     },
     log,

@@ -72,6 +72,10 @@ export const REFUSALS = {
     hint: 'The membership was not signed by the authority of this cluster, or is not for this role',
   },
   membership_expired: { retry: true, hint: 'The membership has expired. It is renewed with the key of the runner' },
+  inspected_tls: {
+    retry: false,
+    hint: 'TLS is inspected on the way, which the organization does not allow. Except tunnel.<domain> from inspection',
+  },
   environment_limit: { retry: false, hint: 'The runner has as many environments as it may have. Remove some' },
   protocol_version: { retry: false, hint: 'Gateway and tunnel client share no protocol version. Update the older one' },
   draining: {

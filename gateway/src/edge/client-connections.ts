@@ -3,8 +3,9 @@ import { constants } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import type { Clock } from '../../../shared/src/clock.ts';
 import { plainAddress } from './connections.ts';
-import type { ClientConnection } from './dispatch.ts';
-import type { EdgeLimits } from './edge.ts';
+import type { ClientConnection, Dispatcher } from './dispatch.ts';
+import type { EdgeLimits, TunnelHandler } from './edge.ts';
+import { parseAuthority } from './host-router.ts';
 import type { Http1Server } from './http1-server.ts';
 import { MAX_VIOLATIONS, type Http2Server } from './http2-server.ts';
 import { createRequestSlots } from './request-slots.ts';
@@ -14,6 +15,9 @@ import { createRequestSlots } from './request-slots.ts';
  * Beyond: the connection is closed.
  */
 export const MAX_PIPELINED = 64;
+
+/** Where HTTP/2 for the names of the tunnel goes. */
+type Tunnel = Pick<TunnelHandler, 'http2'> & { readonly names: ReadonlySet<string> };
 
 export interface ClientConnections {
   /** Speaks what was negotiated; clients without ALPN speak HTTP/1.1. */
@@ -33,6 +37,8 @@ export const createClientConnections = (deps: {
   readonly limits: Pick<EdgeLimits, 'requestsInFlightPerConnection' | 'resetsPerConnection' | 'sessionIdleTimeoutMs'>;
   readonly http1: Http1Server;
   readonly http2: Http2Server;
+  readonly dispatcher: Dispatcher;
+  readonly tunnel: Tunnel | undefined;
 }): ClientConnections => {
   const { clock, limits } = deps;
   const drains = new Set<() => void>();
@@ -69,17 +75,9 @@ export const createClientConnections = (deps: {
     deps.http1.serve(socket, client);
   };
 
-  const serveHttp2 = (socket: TLSSocket): void => {
+  /** `calmDown` ends the connection of a client that breaks the rules; `onIdle` is told when its last exchange ends. */
+  const describeHttp2 = (socket: TLSSocket, calmDown: () => void, onIdle: () => void): ClientConnection => {
     let violations = 0;
-    let cancelIdle = (): void => {};
-    const calmDown = (): void => session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
-    // Counted from the end of the last stream: pings keep nothing open.
-    const armIdle = (): void => {
-      cancelIdle();
-      cancelIdle = clock.timer(limits.sessionIdleTimeoutMs, () => {
-        if (client.exchanges.size === 0) session?.close();
-      });
-    };
     const client: ClientConnection = {
       ...describe(socket),
       protocol: 'h2',
@@ -96,9 +94,23 @@ export const createClientConnections = (deps: {
       ),
       onExchangeEnd(end) {
         if (end === 'violation' && ++violations >= MAX_VIOLATIONS) calmDown();
-        if (client.exchanges.size === 0) armIdle();
+        if (client.exchanges.size === 0) onIdle();
       },
     };
+    return client;
+  };
+
+  const serveHttp2 = (socket: TLSSocket): void => {
+    let cancelIdle = (): void => {};
+    const calmDown = (): void => session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    // Counted from the end of the last stream: pings keep nothing open.
+    const armIdle = (): void => {
+      cancelIdle();
+      cancelIdle = clock.timer(limits.sessionIdleTimeoutMs, () => {
+        if (client.exchanges.size === 0) session?.close();
+      });
+    };
+    const client = describeHttp2(socket, calmDown, armIdle);
     const session = deps.http2.serve(socket, client);
     if (!session) return void socket.destroy();
     const drain = (): void => session.close();
@@ -112,8 +124,21 @@ export const createClientConnections = (deps: {
     if (draining) drain();
   };
 
+  /** No idle limit, and no GOAWAY when the gateway drains: the tunnel is ended by its leg. */
+  const serveTunnel = (socket: TLSSocket, tunnel: Tunnel): void => {
+    const calmDown = (): void => session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    const client = describeHttp2(socket, calmDown, () => {});
+    const session = tunnel.http2(socket, (request, response) => deps.dispatcher.request(client, request, response));
+    socket.once('close', () => client.slots.close());
+  };
+
   return {
-    serve: (socket) => (socket.alpnProtocol === 'h2' ? serveHttp2(socket) : serveHttp1(socket)),
+    serve(socket) {
+      const { tunnel } = deps;
+      if (socket.alpnProtocol !== 'h2') serveHttp1(socket);
+      else if (tunnel?.names.has(parseAuthority(socket.servername || '')?.host ?? '')) serveTunnel(socket, tunnel);
+      else serveHttp2(socket);
+    },
     drain() {
       draining = true;
       for (const drain of [...drains]) drain();

@@ -38,6 +38,8 @@ export interface ConnectionCounter {
   admit(socket: Socket, options: { handshake: boolean }): boolean;
   /** `socket` may be the TLS socket above the one that was admitted. */
   handshakeDone(socket: Endpoints): void;
+  /** Somebody else ends the connection; it is counted all the same. */
+  handOver(socket: Endpoints): void;
   readonly connections: number;
   readonly handshakes: number;
   destroyAll(): void;
@@ -49,6 +51,7 @@ export const createConnectionCounter = (
 ): ConnectionCounter => {
   const sockets = new Set<Socket>();
   const handshaking = new Set<string>();
+  const handedOver = new Set<string>();
   const perClient = new Map<string, number>();
   return {
     admit(socket, { handshake }) {
@@ -67,11 +70,13 @@ export const createConnectionCounter = (
       }
       sockets.add(socket);
       perClient.set(key, count + 1);
+      // Known now: a socket that has ended tells none.
       const endpoints = endpointsOf(socket);
       if (handshake) handshaking.add(endpoints);
       socket.once('close', () => {
         sockets.delete(socket);
         handshaking.delete(endpoints);
+        handedOver.delete(endpoints);
         const left = (perClient.get(key) ?? 1) - 1;
         if (left > 0) perClient.set(key, left);
         else perClient.delete(key);
@@ -81,6 +86,9 @@ export const createConnectionCounter = (
     handshakeDone(socket) {
       handshaking.delete(endpointsOf(socket));
     },
+    handOver(socket) {
+      handedOver.add(endpointsOf(socket));
+    },
     get connections() {
       return sockets.size;
     },
@@ -88,7 +96,7 @@ export const createConnectionCounter = (
       return handshaking.size;
     },
     destroyAll() {
-      for (const socket of sockets) socket.destroy();
+      for (const socket of sockets) if (!handedOver.has(endpointsOf(socket))) socket.destroy();
     },
   };
 };

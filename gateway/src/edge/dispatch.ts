@@ -95,6 +95,10 @@ export const answerHealth = (exchange: Pick<Exchange, 'method' | 'response' | 'f
   );
 };
 
+/** A tunnel is no exchange: it lasts, and ends when its leg does. */
+const isTunnelUpgrade = ({ guarded, route }: Accepted, path: string): boolean =>
+  guarded.isWebSocket && route.kind === 'service' && route.service === 'tunnel' && pathOf(guarded.target) === path;
+
 export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
   let requestsInFlight = 0;
   let upgrades = 0;
@@ -229,6 +233,10 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
         return;
       }
       const accepted = judge(connection, request);
+      const { tunnel } = deps.handlers;
+      if (typeof accepted !== 'string' && tunnel && isTunnelUpgrade(accepted, tunnel.upgradePath)) {
+        return tunnel.upgrade(request, socket, upgradeHead);
+      }
       const head = headOf(connection, request, accepted);
       const slot = connection.slots.create();
       const { exchange, refuse } = track(connection, slot, (exchangeDeps) =>

@@ -4,8 +4,10 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import type { Http2ServerRequest, Http2ServerResponse, ServerHttp2Session } from 'node:http2';
 import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { ListenAddress } from '../config.ts';
@@ -51,6 +53,18 @@ export interface LogsHandler {
   upgrade(exchange: UpgradeExchange, environmentId: string): void;
 }
 
+/** Takes what comes for `tunnel.<domain>`. The sockets are its own from then on, also when the edge closes. */
+export interface TunnelHandler {
+  /** Where the WebSocket upgrade is; every other one is `not_found`. */
+  readonly upgradePath: string;
+  /** Undefined when the socket was not usable any more. Requests that are not the tunnel's are handed back. */
+  http2(
+    socket: TLSSocket,
+    onRequest: (request: Http2ServerRequest, response: Http2ServerResponse) => void,
+  ): ServerHttp2Session | undefined;
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
+}
+
 /** Answers the requests of a runner's host. */
 export type RunnerHandler = (exchange: Exchange, runnerId: string) => void;
 
@@ -69,6 +83,8 @@ export interface EdgeDeps {
     readonly runner?: RunnerHandler;
     /** Absent: log hosts are `not_found`. */
     readonly logs?: LogsHandler;
+    /** Absent: nothing is found at `tunnel.<domain>`. */
+    readonly tunnel?: TunnelHandler;
   };
   readonly log: Logger;
   readonly clock: Clock;
@@ -129,8 +145,21 @@ export const createEdge = (deps: EdgeDeps): Edge => {
   const counter = createConnectionCounter(limits, (address) => onRefused('too_many_requests', address));
   const ports = { has: (port: number) => ownPorts.has(port) || deps.publicPorts().has(port) };
   const isIdle = (): boolean => dispatcher.requestsInFlight + dispatcher.upgrades === 0;
+  const { tunnel: givenTunnel } = deps.handlers;
+  const tunnel: TunnelHandler | undefined = givenTunnel && {
+    ...givenTunnel,
+    http2(socket, onRequest) {
+      counter.handOver(socket);
+      return givenTunnel.http2(socket, onRequest);
+    },
+    upgrade(request, socket, head) {
+      counter.handOver(request.socket);
+      givenTunnel.upgrade(request, socket, head);
+    },
+  };
   const dispatcher = createDispatcher({
     ...deps,
+    handlers: { ...deps.handlers, ...(tunnel ? { tunnel } : {}) },
     ports,
     onExchangeEnd(exchange, status) {
       deps.onExchangeEnd(exchange, status);
@@ -142,7 +171,14 @@ export const createEdge = (deps: EdgeDeps): Edge => {
   const http2 = createHttp2Server({ clock, dispatcher }, limits);
   const plain = createPlainServer({ ...deps, ports, onRefused });
 
-  const clients = createClientConnections({ clock, limits, http1, http2 });
+  const clients = createClientConnections({
+    clock,
+    limits,
+    http1,
+    http2,
+    dispatcher,
+    tunnel: tunnel && { ...tunnel, names: new Set(deps.domains.map((domain) => `tunnel.${domain}`)) },
+  });
   const tls = createTlsServer({
     clock,
     log,

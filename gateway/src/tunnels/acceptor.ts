@@ -27,6 +27,8 @@ export interface AcceptorDeps {
   readonly limits: GatewayLimits;
   /** Gateways that runners may dial, as they are told in `welcome`. */
   readonly gateways: () => readonly GatewayAddress[];
+  /** Whether runners of an organization may come through a proxy that inspects TLS. Absent: they may. */
+  readonly mayBeInspected?: (organization: string) => boolean;
 }
 
 export interface Acceptor {
@@ -148,8 +150,13 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
             who.runnerId = peer.id;
             return peer;
           },
-          admit(peer, hello: MessageOf<'hello'>) {
+          sign: (message) => membership.sign(message),
+          admit(peer, hello: MessageOf<'hello'>, { inspected }) {
             who.agent = hello.agent;
+            const { organization } = peer;
+            if (inspected && organization !== undefined && deps.mayBeInspected?.(organization) === false) {
+              throw new RefusedError('inspected_tls');
+            }
             return registry.admit(peer);
           },
           welcome: () => ({

@@ -7,4 +7,5 @@ export const legFields = ({ leg, instance }: LegEntry) => ({
   instance: instance.id,
   transport: leg.transport,
   remoteAddress: leg.remoteAddress,
+  ...(leg.inspected ? { inspected: true } : {}),
 });

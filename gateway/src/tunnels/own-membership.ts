@@ -1,7 +1,7 @@
 /** The gateway's own membership: signed by the cluster's authority for the gateway's key, renewed from half-life on. */
 import { createHash } from 'node:crypto';
 import type { Clock } from '../../../shared/src/clock.ts';
-import type { IdentityKey } from '../../../shared/src/identity/keys.ts';
+import { createSigner, type IdentityKey } from '../../../shared/src/identity/keys.ts';
 import { readMembership, signMembership } from '../../../shared/src/identity/membership.ts';
 import type { Directory } from '../directory/directory.ts';
 import type { Logger } from '../observability/log.ts';
@@ -16,6 +16,8 @@ export interface OwnMembership {
   readonly gatewayId: string;
   /** The membership as it is now. */
   token(): string;
+  /** Signs with the key that the membership names. */
+  sign(message: Uint8Array): Uint8Array;
   close(): void;
 }
 
@@ -31,6 +33,7 @@ export const createOwnMembership = async (deps: {
 }): Promise<OwnMembership> => {
   const { directory, key, clock, log } = deps;
   const gatewayId = gatewayIdOf(key.publicKey);
+  const sign = createSigner(key);
   const make = async (): Promise<string> => {
     const { current } = await directory.authority();
     return signMembership(
@@ -71,6 +74,7 @@ export const createOwnMembership = async (deps: {
   return {
     gatewayId,
     token: () => token,
+    sign,
     close() {
       isClosed = true;
       cancel();

@@ -10,6 +10,8 @@ export interface LegInfo {
   readonly agent: string;
   readonly transport: Leg['transport'];
   readonly remoteAddress: string;
+  /** Somebody between runner and gateway inspects TLS. */
+  readonly inspected: boolean;
   readonly upForMs: number;
   readonly rttMs: number | undefined;
   readonly openStreams: number;
@@ -43,6 +45,7 @@ export const describeLeg = (entry: LegEntry, nowMs: number): LegInfo => {
     agent: leg.greeting.type === 'hello' ? leg.greeting.agent : '',
     transport: leg.transport,
     remoteAddress: leg.remoteAddress,
+    inspected: leg.inspected,
     upForMs: Math.round(nowMs - entry.addedAt),
     rttMs,
     openStreams,

@@ -2,7 +2,7 @@
  * Ed25519 keys: who a runner or a gateway is. tweetnacl makes keys and signs, so that the tunnel client needs nothing
  * of the platform; node:crypto verifies, as it is a hundred times faster at that.
  */
-import { createHash, createPublicKey, randomBytes, verify } from 'node:crypto';
+import { createHash, createPrivateKey, createPublicKey, randomBytes, sign as signNatively, verify } from 'node:crypto';
 import { link, mkdir, open, readFile, rename, stat, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import nacl from 'tweetnacl';
@@ -136,6 +136,14 @@ export const loadOrCreateKey = async (path: string): Promise<IdentityKey> => {
   const key = await readKey(path);
   if (!key) throw new Error(`The key file ${path} was removed while it was being made`);
   return key;
+};
+
+/**
+ * Signs like {@link sign}, in a fiftieth of the time: for a gateway, which signs for each leg while it serves others.
+ */
+export const createSigner = (key: IdentityKey): ((message: Uint8Array) => Uint8Array) => {
+  const privateKey = createPrivateKey({ key: { ...privateKeyToJwk(key) }, format: 'jwk' });
+  return (message) => signNatively(null, message, privateKey);
 };
 
 /** Ed25519 signature, 64 bytes. */
