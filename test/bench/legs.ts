@@ -86,7 +86,6 @@ const measure = async (count: number): Promise<void> => {
   const world = await startWorld({
     // All legs come from one address here.
     limits: { unauthenticatedLegsPerAddress: 256, legs: count + 100 },
-    logLevel: 'warn',
   });
   const parties: Party[] = [];
   const legs: Leg[] = [];

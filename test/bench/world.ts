@@ -47,7 +47,6 @@ export interface WorldOptions {
   readonly environments?: readonly string[];
   /** An application process for each environment instead of one for all. */
   readonly separateApplications?: boolean;
-  readonly logLevel?: string;
   readonly limits?: Readonly<Record<string, number>>;
   /** Arguments of Node, by program: for profiles. */
   readonly nodeArgs?: Readonly<{ gateway?: readonly string[]; tunnelClient?: readonly string[] }>;
@@ -71,7 +70,8 @@ const start = (args: readonly string[], nodeArgs: readonly string[] = []): Start
   let check = (): void => {};
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (chunk: string) => {
-      text = (text + chunk).slice(-KEPT_OUTPUT_CHARACTERS);
+      text += chunk;
+      if (text.length > 2 * KEPT_OUTPUT_CHARACTERS) text = text.slice(-KEPT_OUTPUT_CHARACTERS);
       check();
     });
   }
@@ -140,7 +140,6 @@ export const startGatewayProcess = async (directory: string, options: WorldOptio
       domains: [DOMAIN],
       listeners: { https: ['127.0.0.1:0'], quic: ['127.0.0.1:0'], internal: '127.0.0.1:0' },
       stateDir: join(directory, 'gateway'),
-      logLevel: options.logLevel ?? 'info',
       drainTimeout: '0s',
       limits: options.limits ?? {},
     }),
