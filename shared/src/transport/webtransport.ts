@@ -14,7 +14,7 @@ import {
 } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import { systemClock } from '../clock.ts';
-import { TransportError } from '../errors.ts';
+import { TransportError, type TransportFailure } from '../errors.ts';
 import type { Connection } from './connection.ts';
 import { createWebTransportConnection } from './webtransport-connection.ts';
 import { WEBTRANSPORT_LIMITS, WEBTRANSPORT_PATH, type WebTransportLimits } from './webtransport-limits.ts';
@@ -256,7 +256,7 @@ export const dialWebTransport = async (
   signal.throwIfAborted();
   const library = await loadWebTransport();
   const socket = await connect({ signal });
-  const refuse = (reason: string, more: { cause?: unknown; code?: 'no_http2' } = {}): TransportError =>
+  const refuse = (reason: string, more: { cause?: unknown; code?: TransportFailure } = {}): TransportError =>
     new TransportError(`cannot reach ${authority} over WebTransport: ${reason}`, more);
   if (signal.aborted || socket.alpnProtocol !== 'h2') {
     socket.on('error', () => {});
@@ -323,8 +323,10 @@ export const dialWebTransport = async (
       attach(native);
     };
     session.onClose = (event) => {
+      const { errorcode } = event;
+      // Before the tunnel is up, this is the status of the answer to CONNECT.
+      fail(refuse(`it was answered with status ${errorcode ?? 'none'}`, { cause: event, code: 'refused' }));
       onClose.call(session, event);
-      fail(refuse(`the gateway refused it (${event.errorcode ?? 'no reason'})`, { cause: event }));
     };
     await Promise.race([session.ready, failed]);
     return connection;
