@@ -246,7 +246,11 @@ export const httpUpstream = (handler: RequestListener): Promise<Upstream<HttpSer
 };
 export const httpsUpstream = async (handler: RequestListener): Promise<Upstream<HttpServer>> => {
   const now = Date.now();
-  const pair = await makeSelfSignedCertificate({ names: ['upstream'], notBefore: now - 60_000, notAfter: now + 3_600_000 });
+  const pair = await makeSelfSignedCertificate({
+    names: ['upstream'],
+    notBefore: now - 60_000,
+    notAfter: now + 3_600_000,
+  });
   return listen(createHttpsServer({ cert: pair.certificate, key: pair.key }, handler) as HttpServer);
 };
 export const rawUpstream = (onSocket: (socket: Socket) => void): Promise<Upstream<Server>> =>

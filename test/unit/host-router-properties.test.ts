@@ -21,15 +21,13 @@ type Found = Exclude<HostRoute, { kind: 'error' | 'address' }>;
 const service = fc.constantFrom('api' as const, 'tunnel' as const);
 const found: fc.Arbitrary<Found> = fc.oneof(
   domain.map((name): Found => ({ kind: 'apex', domain: name })),
-  fc
-    .tuple(domain, port, fc.boolean(), id)
-    .map(([name, number, tls, environmentId]): Found => ({
-      kind: 'port',
-      domain: name,
-      port: number,
-      tls,
-      environmentId,
-    })),
+  fc.tuple(domain, port, fc.boolean(), id).map(([name, number, tls, environmentId]): Found => ({
+    kind: 'port',
+    domain: name,
+    port: number,
+    tls,
+    environmentId,
+  })),
   fc.tuple(domain, id).map(([name, environmentId]): Found => ({ kind: 'logs', domain: name, environmentId })),
   fc.tuple(domain, id).map(([name, runnerId]): Found => ({ kind: 'runner', domain: name, runnerId })),
   fc.tuple(domain, service).map(([name, which]): Found => ({ kind: 'service', domain: name, service: which })),
