@@ -21,7 +21,7 @@ const parse = (text: string | undefined, flags: ConfigFlags = {}, env: Record<st
     ...(text === undefined ? {} : { file: { path: '/etc/client/config.yaml', text } }),
     flags,
     env,
-    cwd: '/work',
+    cwd: '/srv',
   });
 
 /** `line path: message` of everything that is wrong. */
@@ -80,7 +80,7 @@ describe('configuration of the tunnel client', () => {
   it('is read from flags alone, with one environment that has the id of the runner', () => {
     const config = parse(undefined, { ...FLAGS, expose: ['3000', '4430:https'], exchangeTokenFile: 't' });
     assert.deepEqual(config.internal, { kind: 'tcp', host: '127.0.0.1', port: 9091 });
-    assert.deepEqual([config.stateDir, config.exchangeTokenFile], ['/work/runner-state', '/work/t']);
+    assert.deepEqual([config.stateDir, config.exchangeTokenFile], ['/srv/runner-state', '/srv/t']);
     assert.equal(config.drainTimeoutMs, 30_000);
     const [environment] = config.environments;
     assert.deepEqual([environment?.id, environment?.host], ['runner-1', '127.0.0.1']);
@@ -113,7 +113,7 @@ describe('configuration of the tunnel client', () => {
     const config = parse(FILE, { logLevel: 'error', expose: ['6000'], environment: 'third' }, env);
     assert.deepEqual(
       [config.runnerId, config.logLevel, config.stateDir],
-      ['from-variable', 'error', '/work/elsewhere'],
+      ['from-variable', 'error', '/srv/elsewhere'],
     );
     assert.deepEqual(config.internal, { kind: 'unix', path: '/run/tunnel.sock' });
     assert.deepEqual(
@@ -216,8 +216,8 @@ environments:
   });
 
   it('finds the running client by what concerns that alone', () => {
-    const endpoint = parseClientEndpoint({ flags: { internal: '[::1]:1234' }, env: {}, cwd: '/work' });
-    assert.deepEqual(endpoint, { stateDir: '/work/runner-state', internal: { kind: 'tcp', host: '::1', port: 1234 } });
+    const endpoint = parseClientEndpoint({ flags: { internal: '[::1]:1234' }, env: {}, cwd: '/srv' });
+    assert.deepEqual(endpoint, { stateDir: '/srv/runner-state', internal: { kind: 'tcp', host: '::1', port: 1234 } });
   });
 });
 

@@ -83,11 +83,11 @@ environments:
   - { id: c }
 `;
     const env = { TUNNEL_ENVIRONMENTS: '[{"id":"d","logs":{"file":"d.log"}}]' };
-    const config = parseClientConfig({ file: { path: '/etc/runner/config.yaml', text }, env, cwd: '/work' });
+    const config = parseClientConfig({ file: { path: '/etc/runner/config.yaml', text }, env, cwd: '/srv' });
     assert.deepEqual(config.oauth, { target: 'http://127.0.0.1:8081' });
     assert.deepEqual(
       config.environments.map(({ logs }) => logs),
-      [{ file: '/etc/runner/env.log' }, { command: ['journalctl', '-f'] }, undefined, { file: '/work/d.log' }],
+      [{ file: '/etc/runner/env.log' }, { command: ['journalctl', '-f'] }, undefined, { file: '/srv/d.log' }],
     );
     const reloaded = parseEnvironmentsOfFile({ path: '/etc/runner/config.yaml', text });
     assert.deepEqual(reloaded[0]?.logs, { file: '/etc/runner/env.log' });
