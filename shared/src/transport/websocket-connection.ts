@@ -115,7 +115,7 @@ export const createWebSocketConnection = (
     let stream = streams.get(id);
     if (stream === undefined) {
       // What was on its way when this side ended the stream.
-      if (id < (isOwn(id) ? nextId : nextPeerId)) return;
+      if (id > 0 && id < (isOwn(id) ? nextId : nextPeerId)) return;
       if (id !== nextPeerId || ++peerStreams > limits.streams) return violated(`a frame for stream ${id}`);
       nextPeerId += 2;
       stream = createWebSocketStream(owner);

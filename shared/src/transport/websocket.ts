@@ -7,6 +7,7 @@ import { STATUS_CODES, type IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import WebSocket, { WebSocketServer } from 'ws';
+import { systemClock } from '../clock.ts';
 import { TransportError } from '../errors.ts';
 import type { Connection } from './connection.ts';
 import { createWebSocketConnection } from './websocket-connection.ts';
@@ -103,24 +104,31 @@ export const dialWebSocket = async (
     new TransportError(`cannot reach ${authority} over WebSocket: ${reason}`, more);
   const ws = new WebSocket(`wss://${authority}${WEBSOCKET_PATH}`, {
     ...libraryOptions(limits),
-    handshakeTimeout: limits.handshakeTimeoutMs,
     createConnection: () => socket,
   });
   return new Promise((resolve, reject) => {
-    const fail = (error: Error): void => {
+    const settled = (): void => {
+      cancelTimer();
       signal.removeEventListener('abort', onAbort);
+    };
+    const fail = (error: Error): void => {
+      settled();
       reject(error);
       ws.terminate();
       socket.destroy();
     };
     const onAbort = (): void => fail(signal.reason as Error);
     signal.addEventListener('abort', onAbort, { once: true });
+    // The library's own limit does not hold for sockets that it did not make.
+    const cancelTimer = systemClock.timer(limits.handshakeTimeoutMs, () =>
+      fail(refuse(`no answer within ${limits.handshakeTimeoutMs} ms`)),
+    );
     ws.on('error', (cause) => fail(refuse(cause.message, { cause })));
     ws.once('unexpected-response', (_request, { statusCode }) =>
       fail(refuse(`the upgrade was answered with status ${statusCode}`, { code: 'refused' })),
     );
     ws.once('open', () => {
-      signal.removeEventListener('abort', onAbort);
+      settled();
       ws.removeAllListeners('error');
       try {
         resolve(createWebSocketConnection(ws, socket, { isClient: true, limits, onEnd: () => {} }));
