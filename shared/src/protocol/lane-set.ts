@@ -38,11 +38,11 @@ export const createLaneSet = (
   let opening = false;
 
   /**
-   * One chunk of bulk in a turn of the event loop, of whichever lane: what comes on small lanes waits behind one chunk
-   * (some 1 ms of work), not behind one of each bulk lane.
+   * One piece of bulk in every other turn of the event loop, of whichever lane: what comes on small lanes, and requests
+   * of clients, wait behind one such piece and not behind one of each bulk lane.
    */
   let lastTurn: Promise<void> = Promise.resolve();
-  const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+  const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
   const bulkTurn = (): Promise<void> => {
     lastTurn = lastTurn.then(nextTurn);
     return lastTurn;
