@@ -111,10 +111,7 @@ describe('configuration of the tunnel client', () => {
       TUNNEL_ENVIRONMENTS: '[{"id":"more","ports":[{"port":5000}]}]',
     };
     const config = parse(FILE, { logLevel: 'error', expose: ['6000'], environment: 'third' }, env);
-    assert.deepEqual(
-      [config.runnerId, config.logLevel, config.stateDir],
-      ['from-variable', 'error', '/srv/elsewhere'],
-    );
+    assert.deepEqual([config.runnerId, config.logLevel, config.stateDir], ['from-variable', 'error', '/srv/elsewhere']);
     assert.deepEqual(config.internal, { kind: 'unix', path: '/run/tunnel.sock' });
     assert.deepEqual(
       config.environments.map(({ id }) => id),
