@@ -10,6 +10,8 @@ import { LEG_LIMITS } from '../../shared/src/protocol/limits.ts';
 import { environmentSchema, exposedPortSchema } from '../../shared/src/protocol/messages.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
 import { QUIC_LIMITS } from '../../shared/src/transport/quic-limits.ts';
+import { WEBSOCKET_LIMITS } from '../../shared/src/transport/websocket-limits.ts';
+import { WEBTRANSPORT_LIMITS } from '../../shared/src/transport/webtransport-limits.ts';
 import { parseClientConfig } from '../../tunnel-client/src/config.ts';
 import { DIALER_LIMITS } from '../../tunnel-client/src/dialer.ts';
 import { SUPERVISOR_LIMITS } from '../../tunnel-client/src/supervisor.ts';
@@ -67,6 +69,8 @@ const TABLES: readonly object[] = [
   GATEWAY_LIMITS,
   LEG_LIMITS,
   QUIC_LIMITS,
+  WEBTRANSPORT_LIMITS,
+  WEBSOCKET_LIMITS,
   SUPERVISOR_LIMITS,
   RECONNECT_BACKOFF,
   DIALER_LIMITS,

@@ -114,6 +114,7 @@ const ENTRANCES: readonly (readonly [prefix: string, importers: RegExp])[] = [
 const OWNERS: readonly (readonly [module: RegExp, owner: RegExp])[] = [
   [/^@chainsafe\/libp2p-quic/, /^shared\/src\/transport\/quic[^/]*\.ts$/],
   [/^@fails-components\//, /^shared\/src\/transport\/webtransport[^/]*\.ts$/],
+  [/^ws$/, /^shared\/src\/transport\/websocket[^/]*\.ts$/],
   [/^prom-client$/, /^gateway\/src\/observability\//],
   [/^node:sqlite$/, /^gateway\/src\/directory\//],
   [/^tweetnacl$/, /^shared\/src\/identity\//],

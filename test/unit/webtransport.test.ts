@@ -114,7 +114,7 @@ describe('WebTransport', () => {
   it('gives credit back for what was unread when a stream is reset', async () => {
     const { dialler, acceptor } = await connect(await start());
     // More in sum than the window of the session.
-    for (let round = 0; round < 12; round++) {
+    for (let round = 0; round < 20; round++) {
       const stream = await dialler.openStream({ signal: never });
       await stream.write(new Uint8Array(2 * MIB));
       const accepted = await acceptor.acceptStream({ signal: never });
@@ -161,7 +161,9 @@ describe('WebTransport', () => {
     [
       'sends more than it has credit for',
       ({ stream }) => {
-        for (let sent = 0; sent <= 4 * MIB; sent += 64 << 10) stream.write(onStream(1, Buffer.alloc(64 << 10)));
+        for (let sent = 0; sent <= WEBTRANSPORT_LIMITS.streamWindowBytes; sent += 64 << 10) {
+          stream.write(onStream(1, Buffer.alloc(64 << 10)));
+        }
       },
     ],
     [

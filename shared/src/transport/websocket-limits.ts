@@ -2,7 +2,7 @@
 export interface WebSocketLimits {
   /** Streams that each side may have open: the control stream and lanes. More wait in `openStream`. */
   readonly streams: number;
-  /** Bytes unread on one stream; the writer waits beyond it. 40 MB/s at a round trip of 100 ms. */
+  /** Bytes unread on one stream; the writer waits beyond it. All bulk of a direction is on one stream. */
   readonly streamWindowBytes: number;
   /** Bytes unread on all streams of a connection. Beyond it nothing more is read from the socket. */
   readonly unreadBytes: number;
@@ -18,8 +18,8 @@ export interface WebSocketLimits {
 
 export const WEBSOCKET_LIMITS: WebSocketLimits = {
   streams: 16,
-  streamWindowBytes: 4 << 20,
-  unreadBytes: 16 << 20,
+  streamWindowBytes: 16 << 20,
+  unreadBytes: 32 << 20,
   messageBytes: 64 << 10,
   handshakeTimeoutMs: 10_000,
   closeTimeoutMs: 1_000,
