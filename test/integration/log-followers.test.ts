@@ -7,6 +7,7 @@ import type { IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { setImmediate } from 'node:timers/promises';
 import { join } from 'node:path';
 import { afterEach, describe, it } from 'node:test';
 import { type LogReader, type LogWorld, parseEvents, startLogWorld } from '../support/logs.ts';
@@ -50,6 +51,16 @@ const heldBytes = (): number => {
   setFlagsFromString('--expose-gc');
   (runInNewContext('gc') as () => void)();
   return process.memoryUsage().arrayBuffers;
+};
+
+/** The least of some readings: buffers that were collected are given back beside the program, a moment later. */
+const settledBytes = async (): Promise<number> => {
+  let least = Infinity;
+  for (let reading = 0; reading < 10; reading++) {
+    least = Math.min(least, heldBytes());
+    await setImmediate();
+  }
+  return least;
 };
 
 describe('200 followers of one log', () => {
@@ -124,9 +135,9 @@ describe('a follower that does not read', () => {
       appendFileSync(world.file, block);
       await taken(fast, block.length);
       // The cache is full, and the credit of the slow stream is used up.
-      if (round === ROUNDS / 2) before = heldBytes();
+      if (round === ROUNDS / 2) before = await settledBytes();
     }
-    const grown = heldBytes() - before;
+    const grown = (await settledBytes()) - before;
     assert.ok(grown < 8 * MIB, `${grown} bytes more are held after ${(ROUNDS / 2) * block.length} more of log`);
     const bytes = await taken(slow, ROUNDS * block.length);
     assert.equal(hash(bytes), hash(readFileSync(world.file)));
@@ -325,7 +336,7 @@ describe('a follower that goes on', () => {
     writeFileSync(world.file, `${line}next\n`);
     const response = await world.ask();
     await until(() => response.readableLength > 0);
-    const before = heldBytes();
+    const before = await settledBytes();
     world.server.endLeg(world.leg.runner);
     let seen = -1;
     await until(() => {
@@ -334,7 +345,7 @@ describe('a follower that goes on', () => {
       seen = bytesRead;
       return isStill;
     });
-    assert.ok(heldBytes() - before < 8 * MIB, 'the rest of the line is not collected');
+    assert.ok((await settledBytes()) - before < 8 * MIB, 'the rest of the line is not collected');
     assert.ok((await taken(response, line.length)).equals(Buffer.from(line)));
     const [rest] = (await once(response.resume(), 'end')) as unknown[];
     assert.equal(rest, undefined);
