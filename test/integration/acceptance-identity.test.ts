@@ -266,7 +266,7 @@ describe('two gateways with different keys behind one UDP address', { timeout: 6
 
     // The left one names itself alone when it is asked again; a second leg to the right one is of no use.
     const duplicate = right.waitFor((line) => line.msg === 'leg down' && line['runnerId'] === second.id);
-    clock.jump(13 * HOUR_MS);
+    clock.jump(14 * HOUR_MS);
     assert.equal((await duplicate)['code'], 'replaced');
     assert.deepEqual([first.client.status().legs.length, second.client.status().legs.length], [1, 1]);
     assert.equal(await at(right, 'second'), 200);
