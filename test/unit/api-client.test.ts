@@ -9,6 +9,8 @@ import { GATEWAYS_PATH, gatewaysResponseSchema } from '../../shared/src/identity
 import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { createApiClient, UnreachableError, type ApiClient } from '../../tunnel-client/src/api-client.ts';
 import type { ResolvedAddress } from '../../tunnel-client/src/happy-eyeballs.ts';
+import { createOutbound } from '../../tunnel-client/src/outbound.ts';
+import { NO_PROXY_SETTINGS } from '../../tunnel-client/src/proxy-settings.ts';
 import { parseGatewayUrl } from '../../tunnel-client/src/gateway-url.ts';
 
 const HOST = 'api.gateway.test';
@@ -48,15 +50,21 @@ describe('API client', () => {
     createApiClient(
       {
         clock: systemClock,
-        resolver: {
-          resolve() {
-            options.onResolved?.();
-            return Promise.resolve(addresses);
+        outbound: createOutbound(
+          {
+            clock: systemClock,
+            resolver: {
+              resolve() {
+                options.onResolved?.();
+                return Promise.resolve(addresses);
+              },
+              forget: () => undefined,
+            },
           },
-          forget: () => undefined,
-        },
+          { ca, proxy: NO_PROXY_SETTINGS },
+        ),
       },
-      { url: parseGatewayUrl(`https://${options.name ?? HOST}:${port}`), ca, userAgent: 'test' },
+      { url: parseGatewayUrl(`https://${options.name ?? HOST}:${port}`), userAgent: 'test' },
     );
   const ask = (client: ApiClient) => client.get(GATEWAYS_PATH, gatewaysResponseSchema, { signal: never });
   const FOUR: ResolvedAddress = { address: '127.0.0.1', family: 4 };

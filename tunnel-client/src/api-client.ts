@@ -1,16 +1,12 @@
 /** The gateway's API over HTTPS: small JSON requests, each on a connection of its own. */
 import { request } from 'node:https';
-import type { Socket } from 'node:net';
-import { connect as connectTls, getCACertificates } from 'node:tls';
+import type { TLSSocket } from 'node:tls';
 import type * as z from 'zod';
 import type { Clock } from '../../shared/src/clock.ts';
 import { describeError, isRefusal, RefusedError } from '../../shared/src/errors.ts';
 import { apiErrorSchema } from '../../shared/src/identity/enrolment.ts';
-import { formatHostPort } from '../../shared/src/transport/address.ts';
 import type { GatewayUrl } from './gateway-url.ts';
-import { interleaveFamilies, MAX_ADDRESSES, raceAttempts, type ResolvedAddress } from './happy-eyeballs.ts';
-import type { Resolver } from './resolver.ts';
-import { connectTcp } from './upstream.ts';
+import { type Outbound, OutboundError } from './outbound.ts';
 
 /** From the look-up to the last byte of the answer, ms: two round trips, a signature and a write at the other end. */
 const REQUEST_TIMEOUT_MS = 10_000;
@@ -27,23 +23,8 @@ export interface ApiClient {
   get<T>(path: string, schema: z.ZodType<T>, options: { signal: AbortSignal }): Promise<T>;
 }
 
-const TLS_HINTS: Readonly<Record<string, string>> = {
-  DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is self-signed; give it (or its root) with `ca`',
-  SELF_SIGNED_CERT_IN_CHAIN: 'its certificate comes from a root that is not trusted here; give the root with `ca`',
-  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its certificate is not trusted here; give its root with `ca`',
-  UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
-    'its certificate comes from a root that is not trusted here; give the root with `ca`',
-  ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another name; check the URL',
-  CERT_HAS_EXPIRED: 'its certificate has expired, or the clock of this machine is wrong',
-  CERT_NOT_YET_VALID: 'its certificate is not valid yet, or the clock of this machine is wrong',
-  // How a write fails when the first answer is no TLS record.
-  EPROTO: 'something that does not speak TLS answers there; check host and port',
-};
-
 export interface ApiClientOptions {
   readonly url: GatewayUrl;
-  /** PEM of roots that are trusted beside those of the system. */
-  readonly ca: string | undefined;
   readonly userAgent: string;
 }
 
@@ -52,30 +33,19 @@ interface RawAnswer {
   readonly body: string;
 }
 
-export const createApiClient = (deps: { clock: Clock; resolver: Resolver }, options: ApiClientOptions): ApiClient => {
+export const createApiClient = (deps: { clock: Clock; outbound: Outbound }, options: ApiClientOptions): ApiClient => {
   const { url } = options;
-  const roots = options.ca === undefined ? undefined : [...getCACertificates('default'), options.ca];
-
-  /** Not Node's own race of addresses: it gives up the first after half a second, which a slow path may need. */
-  const connectAny = (addresses: readonly ResolvedAddress[], signal: AbortSignal): Promise<Socket> =>
-    raceAttempts(
-      deps,
-      interleaveFamilies(addresses).slice(0, MAX_ADDRESSES),
-      ({ address }, options) => connectTcp({ address, port: url.port }, options),
-      (late) => void late.destroy(),
-      { signal },
-    );
 
   const send = (
     method: 'GET' | 'POST',
     path: string,
     content: string | undefined,
-    socket: Socket,
+    socket: TLSSocket,
     signal: AbortSignal,
   ): Promise<RawAnswer> =>
     new Promise((resolve, reject) => {
       const outgoing = request({
-        createConnection: () => connectTls({ socket, servername: url.host, ...(roots ? { ca: roots } : {}) }),
+        createConnection: () => socket,
         host: url.host,
         port: url.port,
         method,
@@ -106,12 +76,10 @@ export const createApiClient = (deps: { clock: Clock; resolver: Resolver }, opti
       outgoing.end(content);
     });
 
-  const unreachable = (path: string, tried: readonly ResolvedAddress[], error: unknown): UnreachableError => {
-    const where = tried.map(({ address }) => formatHostPort(address, url.port)).join(', ');
-    const errors: readonly unknown[] = error instanceof AggregateError ? error.errors : [error];
-    const hint = errors.map((entry) => TLS_HINTS[(entry as NodeJS.ErrnoException).code ?? '']).find(Boolean);
-    const reason = hint ?? describeError(error);
-    return new UnreachableError(`${url.origin}${path}${where ? ` (tried ${where})` : ''}: ${reason}`, { cause: error });
+  const unreachable = (path: string, error: unknown): UnreachableError => {
+    const isOutbound = error instanceof OutboundError;
+    const reason = isOutbound ? error.reason : describeError(error);
+    return new UnreachableError(`${url.origin}${path}${isOutbound ? error.way : ''}: ${reason}`, { cause: error });
   };
 
   const refusal = (path: string, { status, body }: RawAnswer): Error => {
@@ -142,17 +110,17 @@ export const createApiClient = (deps: { clock: Clock; resolver: Resolver }, opti
       limit.abort(new Error(`no answer within ${REQUEST_TIMEOUT_MS / 1_000} s`)),
     );
     const either = AbortSignal.any([signal, limit.signal]);
-    let addresses: readonly ResolvedAddress[] = [];
-    let socket: Socket | undefined;
+    let socket: TLSSocket | undefined;
     let answer: RawAnswer;
     try {
-      addresses = await deps.resolver.resolve(url.host, { signal: either });
-      socket = await connectAny(addresses, either);
+      socket = await deps.outbound.connectTls(
+        { host: url.host, port: url.port, servername: url.host, alpn: ['http/1.1'] },
+        { signal: either },
+      );
       answer = await send(method, path, content, socket, either);
     } catch (error) {
       if (signal.aborted) throw signal.reason;
-      deps.resolver.forget(url.host);
-      throw unreachable(path, addresses, limit.signal.aborted ? limit.signal.reason : error);
+      throw unreachable(path, limit.signal.aborted ? limit.signal.reason : error);
     } finally {
       cancel();
       socket?.destroy();

@@ -22,6 +22,7 @@ import { announcementOf, type EnvironmentInput, parseEnvironment, parseEnvironme
 import { createLogServer, type LogServer } from './log-server/log-server.ts';
 import { type Logger, silentLogger } from './logger.ts';
 import { callbackUrl, KNOWN_SCMS, parseOauthTarget } from './oauth-target.ts';
+import type { ProxySettings } from './proxy-settings.ts';
 import { createResolver } from './resolver.ts';
 import { type Running, startRunner } from './runner.ts';
 import {
@@ -37,6 +38,7 @@ export { RefusedError } from '../../shared/src/errors.ts';
 export type { EnvironmentInput } from './environments.ts';
 export type { LogSettings } from './log-server/log-source.ts';
 export type { Logger } from './logger.ts';
+export { type ProxySettings, proxySettingsOf } from './proxy-settings.ts';
 export type * from './status.ts';
 
 export interface RunnerOptions {
@@ -49,6 +51,8 @@ export interface RunnerOptions {
   readonly stateDir: string;
   /** PEM of roots that are trusted beside those of the system. */
   readonly ca?: string;
+  /** The HTTP proxy that gateways are reached through over TCP; of environment variables: {@link proxySettingsOf}. */
+  readonly proxy?: ProxySettings;
   readonly environments?: readonly EnvironmentInput[];
   /** `target`: URL of the runner's HTTP service, which gets `GET` and `POST /oauth/<scm>/callback`. */
   readonly oauth?: { readonly target: string };

@@ -26,19 +26,26 @@ export const parseIp = (text: string): Uint8Array | undefined => {
   return Uint8Array.from(groups.flatMap((group) => [parseInt(group, 16) >> 8, parseInt(group, 16) & 0xff]));
 };
 
-interface Range {
+export interface AddressRange {
   readonly prefix: Uint8Array;
   readonly bits: number;
 }
 
-const range = (cidr: string): Range => {
-  const [address = '', bits = ''] = cidr.split('/');
+/** `10.0.0.0/8`, or a single address; undefined for anything else. */
+export const parseRange = (cidr: string): AddressRange | undefined => {
+  const [, address = '', bits] = /^([^/]*)(?:\/(\d{1,3}))?$/.exec(cidr) ?? [];
   const prefix = parseIp(address);
-  if (!prefix) throw new TypeError(`not an address range: ${cidr}`);
-  return { prefix, bits: bits === '' ? prefix.length * 8 : Number(bits) };
+  if (!prefix || Number(bits ?? 0) > prefix.length * 8) return undefined;
+  return { prefix, bits: bits === undefined ? prefix.length * 8 : Number(bits) };
 };
 
-const isIn = (address: Uint8Array, { prefix, bits }: Range): boolean => {
+const range = (cidr: string): AddressRange => {
+  const parsed = parseRange(cidr);
+  if (!parsed) throw new TypeError(`not an address range: ${cidr}`);
+  return parsed;
+};
+
+export const isInRange = (address: Uint8Array, { prefix, bits }: AddressRange): boolean => {
   if (address.length !== prefix.length) return false;
   const whole = bits >> 3;
   for (let index = 0; index < whole; index++) if (address[index] !== prefix[index]) return false;
@@ -47,7 +54,7 @@ const isIn = (address: Uint8Array, { prefix, bits }: Range): boolean => {
 };
 
 /** Never dialled, whoever announces it. */
-const FORBIDDEN: readonly Range[] = [
+const FORBIDDEN: readonly AddressRange[] = [
   '0.0.0.0/8', // "this network": 0.0.0.0 reaches the machine itself on Linux
   '169.254.0.0/16', // link-local, and the metadata service of most clouds
   '168.63.129.16', // Azure: the host's own service
@@ -62,10 +69,10 @@ const FORBIDDEN: readonly Range[] = [
   'fd20:ce::254', // Google Cloud metadata
 ].map(range);
 
-const LOOPBACK: readonly Range[] = ['127.0.0.0/8', '::1'].map(range);
+const LOOPBACK: readonly AddressRange[] = ['127.0.0.0/8', '::1'].map(range);
 
 /** IPv6 prefixes behind which an IPv4 address stands, and the byte it begins at. */
-const EMBEDDING: readonly { readonly range: Range; readonly at: number }[] = [
+const EMBEDDING: readonly { readonly range: AddressRange; readonly at: number }[] = [
   { range: range('::ffff:0:0/96'), at: 12 }, // IPv4-mapped, RFC 4291
   { range: range('::ffff:0:0:0/96'), at: 12 }, // IPv4-translated, RFC 2765
   { range: range('64:ff9b::/96'), at: 12 }, // NAT64, RFC 6052
@@ -78,14 +85,14 @@ const EMBEDDING: readonly { readonly range: Range; readonly at: number }[] = [
 const forms = (address: Uint8Array): Uint8Array[] => {
   const isLoopbackOrUnspecified = address.length > IPV4_BYTES && address.subarray(0, 15).every((byte) => byte === 0);
   if (address.length === IPV4_BYTES || isLoopbackOrUnspecified) return [address];
-  const embedded = EMBEDDING.filter((entry) => isIn(address, entry.range));
+  const embedded = EMBEDDING.filter((entry) => isInRange(address, entry.range));
   return [address, ...embedded.map(({ at }) => address.subarray(at, at + IPV4_BYTES))];
 };
 
 /** Whether an address must not be dialled. Text that is no address is forbidden too: only addresses are dialled. */
 export const isForbiddenAddress = (text: string): boolean => {
   const address = parseIp(text);
-  return !address || forms(address).some((form) => FORBIDDEN.some((entry) => isIn(form, entry)));
+  return !address || forms(address).some((form) => FORBIDDEN.some((entry) => isInRange(form, entry)));
 };
 
 /** Addresses of the machine's interfaces; read again at each use, because they change. */
@@ -99,7 +106,7 @@ export const isOwnAddress = (text: string, ownAddresses: readonly string[]): boo
   const own = ownAddresses.map(parseIp).filter((entry) => entry !== undefined);
   return forms(address).some(
     (form) =>
-      LOOPBACK.some((entry) => isIn(form, entry)) ||
-      own.some((entry) => isIn(form, { prefix: entry, bits: entry.length * 8 })),
+      LOOPBACK.some((entry) => isInRange(form, entry)) ||
+      own.some((entry) => isInRange(form, { prefix: entry, bits: entry.length * 8 })),
   );
 };

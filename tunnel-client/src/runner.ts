@@ -15,6 +15,8 @@ import type { GatewayUrl } from './gateway-url.ts';
 import { createLegDialer } from './leg-dialer.ts';
 import type { LogServer } from './log-server/log-server.ts';
 import type { Logger } from './logger.ts';
+import { createOutbound } from './outbound.ts';
+import { NO_PROXY_SETTINGS } from './proxy-settings.ts';
 import type { Resolver } from './resolver.ts';
 import type { LegEvent, RunnerEvents } from './status.ts';
 import { createSupervisor, type Supervisor } from './supervisor.ts';
@@ -52,7 +54,11 @@ export const startRunner = (context: RunnerContext): Running => {
     options.agent ?? `tunnel-client/${VERSION} node/${process.versions.node} ${process.platform}-${process.arch}`;
   let ended = { bytesSent: 0, bytesReceived: 0 };
   const quic = createQuicDialer({ key });
-  const api = createApiClient({ clock, resolver }, { url, ca: options.ca, userAgent: agent });
+  const outbound = createOutbound(
+    { clock, resolver },
+    { proxy: options.proxy ?? NO_PROXY_SETTINGS, ...(options.ca === undefined ? {} : { ca: options.ca }) },
+  );
+  const api = createApiClient({ clock, outbound }, { url, userAgent: agent });
   const store = createEnrolmentStore({ stateDir: options.stateDir, gateway: url.origin, runnerId: options.runnerId });
   const enrolment = createEnrolment(
     {
