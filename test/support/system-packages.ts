@@ -57,6 +57,8 @@ export const NEEDS = {
   curl: program('curl', 'curl'),
   openssl: program('openssl', 'openssl'),
   iproute2: program('ip', 'iproute2'),
+  python3: program('python3', 'python3-minimal'),
+  tun: { packages: [], isMet: () => existsSync('/dev/net/tun'), hint: 'the device /dev/net/tun' },
   root: { packages: [], isMet: () => process.getuid?.() === 0, hint: 'run as root' },
   /** Network namespaces: own addresses and low ports without touching the machine. */
   netns: {
