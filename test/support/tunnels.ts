@@ -33,6 +33,8 @@ export interface DialOptions {
   readonly instance?: string;
   readonly startedAt?: number;
   readonly replaces?: string;
+  /** Takes nothing until `activate` is sent. */
+  readonly standby?: boolean;
   readonly key?: IdentityKey;
   readonly attach?: boolean;
   readonly onStream?: LegHandlers['onStream'];
@@ -40,7 +42,7 @@ export interface DialOptions {
 
 export interface RunnerLeg {
   readonly leg: Leg;
-  readonly messages: (MessageOf<'environments'> | MessageOf<'environmentsResult'> | MessageOf<'drain'>)[];
+  readonly messages: MessageOf<'activate' | 'environments' | 'environmentsResult' | 'drain'>[];
   /** Announces in one message and resolves with the results. */
   announce(
     revision: number,
@@ -136,6 +138,7 @@ export const startTunnels = async (
           instanceStartedAt: given.startedAt ?? 1,
           agent: 'test',
           ...(given.replaces === undefined ? {} : { replaces: given.replaces }),
+          ...(given.standby ? { features: ['standby'] } : {}),
         },
       },
       { signal: never },

@@ -55,6 +55,38 @@ describe('legs', () => {
     assert.deepEqual(await legsOf(tunnels, 'both'), [old.leg.id]);
   });
 
+  it('opens nothing on a leg on standby, and leaves the one that it replaces when it serves', async () => {
+    const runner = await tunnels.enrol();
+    const old = await runner.dial();
+    await old.announce(1, [environment('demo')]);
+    const next = await runner.dial({ standby: true, replaces: old.leg.id });
+    const state = (id: string): string | undefined => tunnels.registry.legs().find(({ legId }) => legId === id)?.state;
+    assert.deepEqual([state(old.leg.id), state(next.leg.id)], ['up', 'standby']);
+    // An announcement on it counts: it is the instance's.
+    await next.announce(2, [environment('demo'), environment('more')]);
+    assert.deepEqual(await legsOf(tunnels, 'more'), [old.leg.id]);
+    assert.deepEqual(
+      tunnels.registry.runnerLegs(runner.id).map(({ id }) => id),
+      [old.leg.id],
+    );
+    next.leg.send({ type: 'activate' });
+    await until(() => state(next.leg.id) === 'up');
+    assert.equal(state(old.leg.id), 'left');
+    assert.deepEqual(await legsOf(tunnels, 'demo'), [next.leg.id]);
+    // Said twice, and by one that serves already, it means nothing.
+    next.leg.send({ type: 'activate' });
+    await next.announce(3, [environment('demo')]);
+    assert.equal(state(next.leg.id), 'up');
+  });
+
+  it('has no way to a runner whose only leg is on standby', async () => {
+    const runner = await tunnels.enrol();
+    const only = await runner.dial({ standby: true });
+    await only.announce(1, [environment('demo')]);
+    assert.equal((await tunnels.registry.route('demo')).kind, 'offline');
+    await only.leg.close('closed');
+  });
+
   it('releases a deleted environment only when no other instance announces it', async () => {
     const runner = await tunnels.enrol();
     const old = await runner.dial({ instance: 'old', startedAt: 1 });

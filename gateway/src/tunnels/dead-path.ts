@@ -17,7 +17,7 @@ export interface DeadPathDeps {
 }
 
 const hasOtherLeg = (entry: LegEntry): boolean =>
-  [...entry.instance.legs].some((other) => other !== entry && other.leg.isOpen && !other.deadPath);
+  [...entry.instance.legs].some((other) => other !== entry && other.leg.isOpen && !other.standby && !other.deadPath);
 
 /** Watches the data path of a leg in the registry; returns what ends it. */
 export const superviseDataPath = (deps: DeadPathDeps, entry: LegEntry): (() => void) => {

@@ -17,7 +17,7 @@ export interface LegInfo {
   readonly openStreams: number;
   readonly bytesSent: number;
   readonly bytesReceived: number;
-  readonly state: 'up' | 'left' | 'draining' | 'dead_path';
+  readonly state: 'standby' | 'up' | 'left' | 'draining' | 'dead_path';
 }
 
 export interface EnvironmentInfo {
@@ -30,6 +30,7 @@ export interface EnvironmentInfo {
 
 const stateOf = (entry: LegEntry): LegInfo['state'] => {
   if (entry.deadPath) return 'dead_path';
+  if (entry.standby) return 'standby';
   if (entry.left) return 'left';
   return entry.instance.draining ? 'draining' : 'up';
 };

@@ -173,6 +173,21 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     if (replaced.deadPath) closeLeg(replaced, 'data_path');
   };
 
+  /** New streams may go to it from now on. */
+  const serve = (entry: LegEntry): void => {
+    const { replaces } = greetingOf(entry.leg);
+    if (replaces !== undefined) replace(entry, replaces);
+    legWatch.added(entry.leg.peer.id);
+  };
+
+  const activate = (entry: LegEntry): void => {
+    if (!entry.standby || !entry.leg.isOpen) return;
+    entry.standby = false;
+    entry.servesSince = clock.monotonic();
+    log.info(legFields(entry), 'leg serves');
+    serve(entry);
+  };
+
   const drop = (runner: RunnerEntry, environmentId: string, code: 'claimed' | 'released'): void => {
     for (const instance of table.announcers(environmentId).filter((other) => other.runner === runner)) {
       table.withdraw(instance, environmentId);
@@ -259,11 +274,14 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     add(leg) {
       const hello = greetingOf(leg);
       const instance = instances.of(leg.peer, hello);
+      const now = clock.monotonic();
       const entry: LegEntry = {
         leg,
         instance,
         assembler: createAssembler(),
-        addedAt: clock.monotonic(),
+        addedAt: now,
+        servesSince: now,
+        standby: hello.features.includes('standby'),
         left: false,
         deadPath: false,
         stopHealth: () => {},
@@ -274,14 +292,14 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
       void leg.closed.then((end) => remove(entry, end));
       leg.attach({
         onMessage(message) {
-          if (message.type === 'environments') onEnvironments(entry, message);
+          if (message.type === 'activate') activate(entry);
+          else if (message.type === 'environments') onEnvironments(entry, message);
           else if (message.type === 'drain') onDrain(entry, message);
         },
       });
       entry.stopHealth = superviseDataPath({ clock, log, random: deps.random, onRtt: deps.observe?.rtt }, entry);
-      if (hello.replaces !== undefined) replace(entry, hello.replaces);
+      if (!entry.standby) serve(entry);
       if (isDraining) closeLeg(entry, 'draining');
-      legWatch.added(leg.peer.id);
       // It may have been revoked between its admission and now.
       checks.recheck(leg.peer.id).catch((error: unknown) => {
         log.warn({ err: error, runnerId: leg.peer.id }, 'a runner could not be looked up');

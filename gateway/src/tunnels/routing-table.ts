@@ -37,6 +37,10 @@ export interface LegEntry {
   readonly assembler: Assembler;
   /** Monotonic ms. */
   readonly addedAt: number;
+  /** Its client has not said yet that it uses it: no new streams. */
+  standby: boolean;
+  /** Monotonic ms: since when it takes new streams. */
+  servesSince: number;
   /** Replaced, or left by its client: no new streams while there is any other leg. */
   left: boolean;
   /** Its data path is dead: no new streams. */
@@ -62,8 +66,8 @@ export interface RoutingTable {
 /** Legs of an instance that take new streams: the newest first, since it replaces the others. */
 export const usableLegs = (instance: InstanceEntry, includeLeft: boolean): LegEntry[] =>
   [...instance.legs]
-    .filter((entry) => entry.leg.isOpen && !entry.deadPath && entry.left === includeLeft)
-    .sort((a, b) => b.addedAt - a.addedAt);
+    .filter((entry) => entry.leg.isOpen && !entry.standby && !entry.deadPath && entry.left === includeLeft)
+    .sort((a, b) => b.servesSince - a.servesSince);
 
 export const createRoutingTable = (): RoutingTable => {
   const runners = new Map<string, RunnerEntry>();

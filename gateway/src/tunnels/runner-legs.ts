@@ -7,13 +7,13 @@ const compare = (a: LegEntry, b: LegEntry): number =>
   Number(a.left) - Number(b.left) ||
   Number(a.instance.draining) - Number(b.instance.draining) ||
   b.instance.startedAt - a.instance.startedAt ||
-  b.addedAt - a.addedAt;
+  b.servesSince - a.servesSince;
 
 /** Legs that take new streams, best first. */
 export const legsOfRunner = (runner: RunnerEntry | undefined): Leg[] =>
   [...(runner?.instances.values() ?? [])]
     .flatMap((instance) => [...instance.legs])
-    .filter((entry) => entry.leg.isOpen && !entry.deadPath)
+    .filter((entry) => entry.leg.isOpen && !entry.standby && !entry.deadPath)
     .sort(compare)
     .map((entry) => entry.leg);
 

@@ -13,7 +13,13 @@ import type { Leg } from './leg.ts';
 import { createLeg, parseCloseCode } from './leg-core.ts';
 import { createMessageMeter } from './message-meter.ts';
 import { LEG_LIMITS, MAX_HANDSHAKE_MESSAGE_BYTES, type LegLimits } from './limits.ts';
-import { PROTOCOL_VERSIONS, type GatewayAddress, type MessageOf, type MessageType } from './messages.ts';
+import {
+  PROTOCOL_VERSIONS,
+  type GatewayAddress,
+  type LegFeature,
+  type MessageOf,
+  type MessageType,
+} from './messages.ts';
 import { checkProof, expectedKey, makeProof, type Signer, type Transcript } from './proof.ts';
 
 interface HandshakeDeps {
@@ -42,7 +48,13 @@ export interface AcceptDeps extends HandshakeDeps {
 }
 
 export interface DialDeps extends HandshakeDeps {
-  readonly hello: { instance: string; instanceStartedAt: number; agent: string; replaces?: string };
+  readonly hello: {
+    instance: string;
+    instanceStartedAt: number;
+    agent: string;
+    replaces?: string;
+    features?: LegFeature[];
+  };
 }
 
 const nonce = (): string => randomBytes(32).toString('base64url');

@@ -295,6 +295,7 @@ export const createLeg = (parts: LegParts): Leg => {
           break;
         case 'pong':
           break;
+        case 'activate':
         case 'environments':
         case 'environmentsResult':
         case 'drain':

@@ -43,7 +43,7 @@ export interface LegHandlers {
   /** The peer opened a stream. Absent: refused with RESET `forbidden`. `echo` never gets here; the leg answers it. */
   readonly onStream?: (stream: IncomingTunnelStream) => void;
   /** A control message for the layer above (`ping`, `pong` and `goodbye` never get here). */
-  readonly onMessage?: (message: MessageOf<'environments' | 'environmentsResult' | 'drain'>) => void;
+  readonly onMessage?: (message: MessageOf<'activate' | 'environments' | 'environmentsResult' | 'drain'>) => void;
 }
 
 export interface LegEnd {

@@ -7,6 +7,7 @@
  *                  ◄──────────────────────  challenge version, gateway's membership, nonce
  *       proof      ──────────────────────►            empty where the transport proves the keys (QUIC); see proof.ts
  *                  ◄──────────────────────  welcome   leg id, gateways, limits
+ *       activate   ──────────────────────►            only after a hello with `standby`
  *       environments ────────────────────►
  *                  ◄──────────────────────  environmentsResult
  *       drain, goodbye, ping, pong ◄─────►
@@ -80,10 +81,26 @@ export type Environment = Readonly<Omit<z.output<typeof environmentSchema>, 'por
 /** A gateway that runners can dial. */
 export const gatewayAddressSchema = z.object({
   id: shortText,
+  /** For people. */
+  name: shortText.optional(),
+  region: shortText.optional(),
+  /** The domain that it serves. */
+  domain: shortText.optional(),
   /** `host:port` to dial over UDP; the host is a name or an address, IPv6 in brackets. */
   quic: z.array(shortText).max(16),
+  /** `tunnel.<domain>:port` to dial over TCP. Absent: not told, which is not to say that there are none. */
+  tcp: z.array(shortText).max(16).optional(),
+  /** Its Ed25519 keys, base64url, for people and their firewalls: what counts is the membership that it shows. */
+  keys: z.array(shortText).max(16).optional(),
 });
 export type GatewayAddress = Readonly<z.output<typeof gatewayAddressSchema>>;
+
+/**
+ * What a `hello` may ask for. `standby`: the leg takes no tunnel streams until `activate`; until then it `replaces`
+ * nothing. For a client that dials by several ways and keeps one, and for one that measures.
+ */
+export const LEG_FEATURES = ['standby'] as const;
+export type LegFeature = (typeof LEG_FEATURES)[number];
 
 const hello = z.object({
   type: z.literal('hello'),
@@ -127,6 +144,8 @@ const welcome = z.object({
   /** JWKS of the authority: current and previous keys. */
   trust: z.object({ keys: z.array(z.record(z.string(), z.unknown())).max(16) }).optional(),
 });
+/** A leg that came up on standby serves from now on. */
+const activate = z.object({ type: z.literal('activate') });
 const environments = z.object({
   type: z.literal('environments'),
   /** Counts up per instance. One that is not above the last one is ignored. */
@@ -197,6 +216,7 @@ export const MESSAGE_SCHEMAS = {
   challenge,
   proof,
   welcome,
+  activate,
   environments,
   environmentsResult,
   drain,
