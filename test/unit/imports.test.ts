@@ -48,7 +48,18 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
   ['gateway/src/config.ts', ['gateway/src/limits.ts', 'shared']],
   ['gateway/src/directory/', ['gateway base', 'shared']],
   ['gateway/src/tunnels/', ['gateway/src/directory/', 'gateway base', 'shared']],
-  ['gateway/src/access/', ['gateway/src/tunnels/', 'gateway/src/directory/', 'gateway base', 'shared']],
+  [
+    'gateway/src/access/',
+    [
+      // What a request is: the types of it, and whether a person sees its answer as a page.
+      'gateway/src/proxy/exchange.ts',
+      'gateway/src/proxy/navigation.ts',
+      'gateway/src/tunnels/',
+      'gateway/src/directory/',
+      'gateway base',
+      'shared',
+    ],
+  ],
   ['gateway/src/proxy/', ['gateway/src/access/', 'gateway/src/tunnels/', 'gateway base', 'shared']],
   [
     'gateway/src/logs/',

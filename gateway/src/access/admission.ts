@@ -1,15 +1,10 @@
 /**
- * Who may open a port. Until visitors can sign in, only ports that are open to everyone are served; whatever is not
- * known to be open counts as private.
+ * Who may open a port, as pure functions of what is known of it: the admission it was announced with, the policy of its
+ * organization, and who asks. Whatever is not known to be open counts as private.
  */
-import { ADMISSIONS, type Admission } from '../../../shared/src/protocol/messages.ts';
+import { ADMISSIONS, type Admission, type Environment, type ExposedPort } from '../../../shared/src/protocol/messages.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import type { EnvironmentRoute } from '../tunnels/route.ts';
-
-export type AdmissionResult = { readonly allow: true } | { readonly allow: false; readonly error: GatewayErrorCode };
-
-const ALLOW: AdmissionResult = { allow: true };
-const refuse = (error: GatewayErrorCode): AdmissionResult => ({ allow: false, error });
 
 /** What an organization lets its runners open, whatever they announce. */
 export interface AdmissionPolicy {
@@ -18,20 +13,82 @@ export interface AdmissionPolicy {
   readonly highestAdmission: Admission;
 }
 
+/** Somebody who showed who they are. */
+export interface Visitor {
+  readonly user: string;
+  readonly organizations: readonly string[];
+}
+
+/** An environment, and whose runner announces it. A route with a known environment is one. */
+export interface OwnedEnvironment {
+  readonly environment: Environment;
+  readonly organization: string | undefined;
+}
+
 /** The narrower of two; {@link ADMISSIONS} goes from the widest to the narrowest. */
 const narrower = (one: Admission, other: Admission): Admission =>
   ADMISSIONS.indexOf(one) > ADMISSIONS.indexOf(other) ? one : other;
 
-const admissionOf = (announced: Admission, policy: AdmissionPolicy | undefined): Admission =>
-  policy ? narrower(announced, policy.portSharing ? policy.highestAdmission : 'creator_only') : announced;
+/** The admission that is in force. A port that is not exposed has the narrowest. */
+export const admissionOf = (
+  exposed: Pick<ExposedPort, 'admission'> | undefined,
+  policy: AdmissionPolicy | undefined,
+): Admission => {
+  if (!exposed) return 'creator_only';
+  if (!policy) return exposed.admission;
+  return narrower(exposed.admission, policy.portSharing ? policy.highestAdmission : 'creator_only');
+};
+
+export const exposedPort = (environment: Environment, port: number): ExposedPort | undefined =>
+  environment.ports.find((candidate) => candidate.port === port);
+
+/** Whether the port is served to anybody. */
+export const isOpenToEveryone = (
+  route: EnvironmentRoute,
+  port: number,
+  policy: AdmissionPolicy | undefined,
+): boolean => {
+  if (route.kind === 'unknown' || !route.environment) return false;
+  return admissionOf(exposedPort(route.environment, port), policy) === 'everyone';
+};
+
+/**
+ * Whether `visitor` (undefined: somebody unknown) may open a port; `exposed` is undefined for one that is not exposed.
+ * `policy` is that of the environment's organization.
+ */
+export const mayOpen = (
+  visitor: Visitor | undefined,
+  { environment, organization }: OwnedEnvironment,
+  exposed: ExposedPort | undefined,
+  policy: AdmissionPolicy | undefined,
+): boolean => {
+  const admission = admissionOf(exposed, policy);
+  if (admission === 'everyone') return true;
+  if (!visitor) return false;
+  if (visitor.user === environment.creator) return true;
+  return admission === 'organization' && organization !== undefined && visitor.organizations.includes(organization);
+};
+
+/** What of an announcement is served narrower than it was announced, one line for a person; undefined when nothing is. */
+export const narrowedBy = (
+  { environment, organization }: OwnedEnvironment,
+  policy: AdmissionPolicy | undefined,
+): string | undefined => {
+  const narrowed = environment.ports.filter((port) => admissionOf(port, policy) !== port.admission);
+  if (narrowed.length === 0) return undefined;
+  const ports = narrowed.map((port) => `${port.port} as ${admissionOf(port, policy)} instead of ${port.admission}`);
+  return `the policy of the organization ${organization ?? ''} serves port ${ports.join(', ')}`;
+};
+
+export type AdmissionResult = { readonly allow: true } | { readonly allow: false; readonly error: GatewayErrorCode };
 
 /** Decides in this order: existence, access, availability. `policy` is that of the environment's organization. */
 export const admit = (route: EnvironmentRoute, port: number, policy: AdmissionPolicy | undefined): AdmissionResult => {
-  if (route.kind === 'unknown') return refuse('unknown_environment');
+  if (route.kind === 'unknown') return { allow: false, error: 'unknown_environment' };
   // An environment whose announcement was never seen, or is forgotten: nothing says that its ports are open.
-  if (!route.environment) return refuse('sign_in_required');
-  const exposed = route.environment.ports.find((candidate) => candidate.port === port);
-  if (exposed && admissionOf(exposed.admission, policy) !== 'everyone') return refuse('sign_in_required');
-  if (route.kind === 'offline') return refuse('runner_offline');
-  return exposed ? ALLOW : refuse('port_not_exposed');
+  if (!route.environment) return { allow: false, error: 'sign_in_required' };
+  const exposed = exposedPort(route.environment, port);
+  if (exposed && admissionOf(exposed, policy) !== 'everyone') return { allow: false, error: 'sign_in_required' };
+  if (route.kind === 'offline') return { allow: false, error: 'runner_offline' };
+  return exposed ? { allow: true } : { allow: false, error: 'port_not_exposed' };
 };
