@@ -7,7 +7,8 @@ import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
 import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.ts';
 import { createLogAccess } from './access/log-access.ts';
-import { createTokenKeySource } from './access/token-keys.ts';
+import { createRevocations } from './access/revocations.ts';
+import { createSigningKeys } from './access/signing-keys.ts';
 import { createTokenVerifier } from './access/tokens.ts';
 import type { GatewayConfig, InternalAddress, ListenAddress } from './config.ts';
 import type { Directory } from './directory/directory.ts';
@@ -259,10 +260,12 @@ const makeParts = async (
     clock,
   });
   closers.add('forwarder', () => forwarder.close());
-  const tokenKeys = createTokenKeySource({ directory, clock });
-  closers.add('token keys', () => tokenKeys.close());
+  const signingKeys = createSigningKeys({ directory, clock });
+  closers.add('signing keys', () => signingKeys.close());
+  const revocations = await createRevocations({ directory, clock, log });
+  closers.add('revocations', () => revocations.close());
   const logs = createLogsHost({
-    access: createLogAccess({ verifier: createTokenVerifier({ keys: tokenKeys, clock }) }),
+    access: createLogAccess({ verifier: createTokenVerifier({ keys: signingKeys }) }),
     route: (id) => registry.route(id),
     forwarder,
     page: createViewerPage(),

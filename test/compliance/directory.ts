@@ -10,13 +10,19 @@ import {
   DirectoryConflictError,
   EXCHANGE_TOKEN_LIFETIME_MS,
   MAX_LIVE_ENVIRONMENTS,
-  MAX_PREVIOUS_TOKEN_KEYS,
   MAX_RELEASED_ENVIRONMENTS,
   RELEASED_NAME_RETENTION_MS,
-  TOKEN_KEY_OVERLAP_MS,
   type Directory,
   type DirectoryChange,
 } from '../../gateway/src/directory/directory.ts';
+import {
+  AUTHORITY_LEAD_MS,
+  AUTHORITY_OVERLAP_MS,
+  KEY_POLICIES,
+  KEY_USES,
+  MAX_PREVIOUS_KEYS,
+  signingKey,
+} from '../../gateway/src/directory/key-ring.ts';
 import { createManualClock, type ManualClock } from '../support/manual-clock.ts';
 
 /** One place to keep things, which several directories may open, as several processes do. */
@@ -369,56 +375,123 @@ export const directoryCompliance = (name: string, createStore: () => Promise<Dir
       });
     });
 
-    describe('token keys', () => {
-      it('are made once, and are not those of the authority', async () => {
+    describe('key rings', () => {
+      it('are made once, one for each use, with a key that signs', async () => {
         const other = await open();
-        const [keys, again] = await Promise.all([directory.tokenKeys(), other.tokenKeys()]);
-        assert.deepEqual(again, keys);
-        assert.deepEqual(keys.previous, []);
-        const { current, issuer } = await directory.authority();
-        assert.equal(keys.issuer, issuer);
-        assert.notEqual(keys.current.keyId, current.keyId);
-        assert.notDeepEqual(keys.current.key.publicKey, current.key.publicKey);
+        const seen = new Set<string>();
+        for (const use of KEY_USES) {
+          const [ring, again] = await Promise.all([directory.keyRing(use), other.keyRing(use)]);
+          assert.deepEqual(again, ring);
+          assert.deepEqual([ring.use, ring.issuer, ring.keys.length], [use, 'https://api.gateway.test', 1]);
+          const key = signingKey(ring, clock.now());
+          assert.equal(key.secret.length, use === 'tickets' ? 48 : 32);
+          seen.add(key.keyId).add(Buffer.from(key.secret).toString('hex'));
+        }
+        assert.equal(seen.size, 2 * KEY_USES.length);
+        assert.equal((await directory.authority()).issuer, 'https://api.gateway.test');
       });
 
-      it('are accepted for a while after a new one has replaced them', async () => {
-        const { current: old } = await directory.tokenKeys();
-        const rotated = await directory.rotateTokenKeys();
-        assert.notEqual(rotated.current.keyId, old.keyId);
-        assert.deepEqual(rotated.previous, [{ ...old, acceptedUntil: clock.now() + TOKEN_KEY_OVERLAP_MS }]);
-        assert.deepEqual(await (await open()).tokenKeys(), rotated);
-        await clock.advance(TOKEN_KEY_OVERLAP_MS - 1);
-        assert.equal((await directory.tokenKeys()).previous.length, 1);
-        await clock.advance(1);
-        assert.deepEqual((await directory.tokenKeys()).previous, []);
-        assert.equal((await directory.tokenKeys()).current.keyId, rotated.current.keyId);
+      it('accept a replaced key for as long as what it signed lives, and then forget it', async () => {
+        for (const use of ['token', 'session'] as const) {
+          const [old] = (await directory.keyRing(use)).keys;
+          const ring = await directory.rotateKeys(use);
+          const { overlapMs } = KEY_POLICIES[use];
+          assert.notEqual(signingKey(ring, clock.now()).keyId, old!.keyId);
+          assert.deepEqual(ring.keys[1], { ...old, acceptedUntil: clock.now() + overlapMs });
+          assert.deepEqual(await (await open()).keyRing(use), ring);
+          await clock.advance(overlapMs - 1);
+          assert.equal((await directory.keyRing(use)).keys.length, 2);
+          await clock.advance(1);
+          assert.deepEqual((await directory.keyRing(use)).keys, [ring.keys[0]]);
+        }
       });
 
-      it('are void at once when they are to be, however many there were', async () => {
-        for (let count = 0; count < MAX_PREVIOUS_TOKEN_KEYS + 3; count++) {
-          await directory.rotateTokenKeys();
+      it('publish a key of the authority before it signs', async () => {
+        const before = await directory.authority();
+        const { keys } = await directory.rotateKeys('authority');
+        assert.equal(keys[0]!.signsFrom, clock.now() + AUTHORITY_LEAD_MS);
+        const published = await directory.authority();
+        assert.equal(published.current.keyId, before.current.keyId);
+        assert.deepEqual(
+          published.trust.keys.map(({ kid }) => kid),
+          keys.map(({ keyId }) => keyId),
+        );
+        // Asked again while it is on its way: nothing more happens.
+        assert.deepEqual((await directory.rotateKeys('authority')).keys, keys);
+        await clock.advance(AUTHORITY_LEAD_MS);
+        assert.equal((await directory.authority()).current.keyId, keys[0]!.keyId);
+        assert.equal((await directory.authority()).trust.keys.length, 2);
+        await clock.advance(AUTHORITY_OVERLAP_MS);
+        assert.deepEqual(
+          (await directory.authority()).trust.keys.map(({ kid }) => kid),
+          [keys[0]!.keyId],
+        );
+      });
+
+      it('are void at once when they are to be, however many keys there were', async () => {
+        for (let count = 0; count < MAX_PREVIOUS_KEYS + 3; count++) {
+          await directory.rotateKeys('token');
           await clock.advance(1);
         }
-        const { current, previous } = await directory.tokenKeys();
-        assert.equal(previous.length, MAX_PREVIOUS_TOKEN_KEYS);
-        const until = previous.map(({ acceptedUntil }) => acceptedUntil);
+        const { keys } = await directory.keyRing('token');
+        assert.equal(keys.length, 1 + MAX_PREVIOUS_KEYS);
+        const until = keys.slice(1).map(({ acceptedUntil }) => acceptedUntil!);
         assert.deepEqual(
           until,
           [...until].sort((a, b) => b - a),
           'the latest first, so that the oldest went',
         );
-        const voided = await directory.rotateTokenKeys({ void: true });
-        assert.deepEqual(voided.previous, []);
-        assert.notEqual(voided.current.keyId, current.keyId);
+        for (const use of KEY_USES) {
+          const [newest] = (await directory.rotateKeys(use)).keys;
+          const voided = await directory.rotateKeys(use, { void: true });
+          assert.equal(voided.keys.length, 1);
+          assert.equal(signingKey(voided, clock.now()).keyId, voided.keys[0]!.keyId);
+          assert.notEqual(voided.keys[0]!.keyId, newest!.keyId);
+          assert.equal(voided.keys[0]!.signsFrom, clock.now());
+        }
+      });
+
+      it('get one new key when several processes find the same one too old', async () => {
+        const others = [directory, await open(), await open()];
+        const [old] = (await directory.keyRing('session')).keys;
+        const rings = await Promise.all(others.map((each) => each.rotateKeys('session', { replaces: old!.keyId })));
+        assert.equal(new Set(rings.map(({ keys }) => keys[0]!.keyId)).size, 1);
+        assert.equal((await directory.keyRing('session')).keys.length, 2);
       });
 
       it('are told of, to other processes too', async () => {
         const other = await open();
         const changes = changesOf(other);
-        await directory.tokenKeys();
-        await directory.rotateTokenKeys();
+        await directory.keyRing('token');
+        await directory.rotateKeys('session');
         await clock.advance(CHANGE_POLL_MS);
-        assert.deepEqual(changes, [{ kind: 'token_keys' }, { kind: 'token_keys' }]);
+        assert.deepEqual(changes, [
+          { kind: 'keys', use: 'token' },
+          { kind: 'keys', use: 'session' },
+          { kind: 'keys', use: 'session' },
+        ]);
+      });
+    });
+
+    describe('revocations', () => {
+      it('are listed until they expire, by the time that is stored, and the later one counts', async () => {
+        const now = clock.now();
+        const session = { kind: 'session', subject: 's1', revokedAt: now, expiresAt: now + 1_000 } as const;
+        const user = { kind: 'user', subject: 's1', revokedAt: now, expiresAt: now + 2_000 } as const;
+        const other = await open();
+        const changes = changesOf(other);
+        await directory.revoke(session);
+        await directory.revoke({ ...user, revokedAt: now + 5 });
+        await directory.revoke(user);
+        assert.deepEqual(await other.revocations(), [session, { ...user, revokedAt: now + 5 }]);
+        await clock.advance(CHANGE_POLL_MS);
+        assert.deepEqual([...new Set(changes.map(({ kind }) => kind))], ['revocations']);
+        assert.deepEqual(
+          (await directory.revocations()).map(({ kind }) => kind),
+          ['user'],
+        );
+        await clock.advance(1_000);
+        assert.deepEqual(await directory.revocations(), []);
       });
     });
 

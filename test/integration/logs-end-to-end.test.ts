@@ -7,6 +7,7 @@ import type { IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
+import { createSigningKeys } from '../../gateway/src/access/signing-keys.ts';
 import { issueToken, type TokenScope } from '../../gateway/src/access/tokens.ts';
 import { systemClock } from '../../shared/src/clock.ts';
 import { DOMAIN, portHost, startTestGateway, type Answer, type TestGateway } from '../support/gateway.ts';
@@ -19,7 +20,7 @@ const RETRY_PAUSE_MS = 1_000;
 const HOST = portHost('demo', 22_999);
 
 const tokenFor = async (gateway: TestGateway, scope: TokenScope = 'logs', environmentId = 'demo') => {
-  const keys = await gateway.gateway.directory.tokenKeys();
+  const keys = createSigningKeys({ directory: gateway.gateway.directory, clock: systemClock });
   const { token } = await issueToken(keys, { scope, environmentId }, { clock: systemClock });
   return { authorization: `Bearer ${token}` };
 };

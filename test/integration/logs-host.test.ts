@@ -460,13 +460,13 @@ describe('the keys of tokens', () => {
       const load = (async () => {
         for (let after = 0; after < 10; after += isRotated ? 1 : 0) statuses.push(await status(old));
       })();
-      await other.directory.rotateTokenKeys();
+      await other.directory.rotateKeys('token');
       const fresh = await other.token();
       statuses.push(await status(fresh));
       isRotated = true;
       await load;
       assert.deepEqual([...new Set(statuses)], [200]);
-      await other.directory.rotateTokenKeys({ void: true });
+      await other.directory.rotateKeys('token', { void: true });
       assert.deepEqual([await status(old), await status(fresh), await status(await other.token())], [401, 401, 200]);
       const expiring = await other.token();
       await clock.advance(TOKEN_LIFETIME_MS + 31_000);

@@ -6,6 +6,7 @@ import type { IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
+import { createSigningKeys } from '../../gateway/src/access/signing-keys.ts';
 import { issueToken } from '../../gateway/src/access/tokens.ts';
 import { systemClock } from '../../shared/src/clock.ts';
 import { LOG_PORT } from '../../shared/src/hostname.ts';
@@ -30,7 +31,7 @@ beforeEach(async () => {
   file = join(directory, 'env.log');
   writeFileSync(file, numbered(0, 100));
   gateway = await startTestGateway();
-  const keys = await gateway.gateway.directory.tokenKeys();
+  const keys = createSigningKeys({ directory: gateway.gateway.directory, clock: systemClock });
   ({ token } = await issueToken(keys, { scope: 'logs', environmentId: 'demo' }, { clock: systemClock }));
 });
 
@@ -178,7 +179,7 @@ describe('a log over a real gateway and runner', () => {
   it('by a command does not hold up the end of the client', async () => {
     const runner = await startRunner();
     await runner.announce({ id: 'other', logs: { command: ['sh', '-c', 'echo $$; sleep 600'] } });
-    const keys = await gateway.gateway.directory.tokenKeys();
+    const keys = createSigningKeys({ directory: gateway.gateway.directory, clock: systemClock });
     ({ token } = await issueToken(keys, { scope: 'logs', environmentId: 'other' }, { clock: systemClock }));
     const answer = await gateway.request(portHost('other', LOG_PORT), '/logs?follow=false&tail=0', {
       headers: { authorization: `Bearer ${token}` },

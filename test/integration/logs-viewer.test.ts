@@ -337,7 +337,7 @@ describe('when something goes wrong', () => {
 
   it('keeps what was read when the token has expired, and asks for another', async () => {
     const { page, close } = await openLog(numbered(0, 30));
-    await world.directory.rotateTokenKeys({ void: true });
+    await world.directory.rotateKeys('token', { void: true });
     const lost = world.legs.at(-1)!;
     await world.addLeg();
     lost.gateway.abort('closed');

@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { connect as connectTls } from 'node:tls';
 import { systemClock } from '../../shared/src/clock.ts';
+import { createSigningKeys } from '../../gateway/src/access/signing-keys.ts';
 import { issueToken } from '../../gateway/src/access/tokens.ts';
 import type { Logger } from '../../tunnel-client/src/client.ts';
 import { DOMAIN, startTestGateway, type Answer, type TestGateway } from '../support/gateway.ts';
@@ -286,7 +287,7 @@ test('a token of logs is in no log, metric, page or file', async (t) => {
   const scene = await startScene(t);
   const { gateway, runner } = scene;
   await runner.announce({ id: 'demo', ports: [] });
-  const keys = await gateway.gateway.directory.tokenKeys();
+  const keys = createSigningKeys({ directory: gateway.gateway.directory, clock: systemClock });
   const issue = async (environmentId: string, scope: 'logs' | 'ops') =>
     (await issueToken(keys, { scope, environmentId }, { clock: systemClock })).token;
   const good = await issue('demo', 'logs');

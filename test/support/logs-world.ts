@@ -7,7 +7,7 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createLogAccess } from '../../gateway/src/access/log-access.ts';
-import { createTokenKeySource } from '../../gateway/src/access/token-keys.ts';
+import { createSigningKeys } from '../../gateway/src/access/signing-keys.ts';
 import { createTokenVerifier, issueToken, type TokenClaims } from '../../gateway/src/access/tokens.ts';
 import type { Directory } from '../../gateway/src/directory/directory.ts';
 import { openEmbeddedDirectory } from '../../gateway/src/directory/embedded.ts';
@@ -110,9 +110,9 @@ export const createLogsWorld = async (
     return open.length > 0 ? { kind: 'online', ...known, legs: open } : { kind: 'offline', ...known };
   };
   const forwarder = createForwarder({ route, log, limits: GATEWAY_LIMITS });
-  const keys = createTokenKeySource({ directory, clock });
+  const keys = createSigningKeys({ directory, clock });
   const logs = createLogsHost({
-    access: createLogAccess({ verifier: createTokenVerifier({ keys, clock }) }),
+    access: createLogAccess({ verifier: createTokenVerifier({ keys }) }),
     route,
     forwarder,
     page: createViewerPage(),
@@ -159,11 +159,7 @@ export const createLogsWorld = async (
     refuse: undefined,
     addLeg,
     async token(claims = {}) {
-      const issued = await issueToken(
-        await directory.tokenKeys(),
-        { scope: 'logs', environmentId: 'demo', ...claims },
-        { clock },
-      );
+      const issued = await issueToken(keys, { scope: 'logs', environmentId: 'demo', ...claims }, { clock });
       return issued.token;
     },
     request: (path, { host = LOGS_HOST, ...rest } = {}) => fetchOnce(port, host, path, rest),

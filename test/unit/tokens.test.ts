@@ -3,59 +3,65 @@ import { createHmac } from 'node:crypto';
 import { beforeEach, describe, it } from 'node:test';
 import { decodeJwt, decodeProtectedHeader, importJWK, SignJWT, type JWTHeaderParameters, type JWTPayload } from 'jose';
 import { createLogAccess, logCredential, LOGS_COOKIE } from '../../gateway/src/access/log-access.ts';
-import { createTokenKeySource, UNKNOWN_KEY_RECHECK_MS } from '../../gateway/src/access/token-keys.ts';
+import {
+  createSigningKeys,
+  MAX_JWT_LENGTH,
+  TokenError,
+  UNKNOWN_KEY_RECHECK_MS,
+  type SigningKeys,
+} from '../../gateway/src/access/signing-keys.ts';
 import {
   createTokenVerifier,
   issueToken,
-  MAX_TOKEN_LENGTH,
   TOKEN_LIFETIME_MS,
-  TokenError,
   type TokenClaims,
   type TokenVerifier,
 } from '../../gateway/src/access/tokens.ts';
+import type { Directory, DirectoryChange } from '../../gateway/src/directory/directory.ts';
 import {
+  firstKey,
+  rotated,
+  signingKey,
   TOKEN_KEY_OVERLAP_MS,
-  type Directory,
-  type DirectoryChange,
-  type TokenKey,
-  type TokenKeys,
-} from '../../gateway/src/directory/directory.ts';
+  type KeyUse,
+  type RingKey,
+} from '../../gateway/src/directory/key-ring.ts';
 import { RefusedError } from '../../shared/src/errors.ts';
-import { createKey, keyFingerprint, privateKeyToJwk, publicKeyToJwk } from '../../shared/src/identity/keys.ts';
+import { keyFromSeed, privateKeyToJwk, publicKeyToJwk } from '../../shared/src/identity/keys.ts';
 import { CLOCK_TOLERANCE_MS } from '../../shared/src/identity/membership.ts';
 import { createManualClock, type ManualClock } from '../support/manual-clock.ts';
 
 const ISSUER = 'https://api.gateway.test';
-const newKey = (): TokenKey => {
-  const key = createKey();
-  return { key, keyId: keyFingerprint(key.publicKey).slice(7) };
-};
-
 /** The part of a directory that has keys; it counts how often it was asked, and can be away. */
 const createKeeper = (clock: ManualClock) => {
-  let keys: TokenKeys = { current: newKey(), previous: [], issuer: ISSUER };
+  const rings = new Map<KeyUse, readonly RingKey[]>([
+    ['token', [firstKey('token', clock.now())]],
+    ['session', [firstKey('session', clock.now())]],
+  ]);
   const listeners = new Set<(change: DirectoryChange) => void>();
   const keeper = {
     asked: 0,
     isAway: false,
-    get keys() {
-      return keys;
+    /** The key that signs tokens now. */
+    get current() {
+      const { keyId, secret } = signingKey({ keys: rings.get('token')! }, clock.now());
+      return { keyId, key: keyFromSeed(secret) };
     },
     directory: {
-      async tokenKeys() {
+      async keyRing(use) {
         keeper.asked += 1;
         if (keeper.isAway) throw new RefusedError('unavailable');
-        return keys;
+        return { use, issuer: ISSUER, keys: rings.get(use)! };
       },
-      watch(listener: (change: DirectoryChange) => void) {
+      watch(listener) {
         listeners.add(listener);
         return () => void listeners.delete(listener);
       },
-    } satisfies Pick<Directory, 'tokenKeys' | 'watch'>,
-    rotate({ tell }: { tell: boolean }) {
-      const acceptedUntil = clock.now() + TOKEN_KEY_OVERLAP_MS;
-      keys = { current: newKey(), previous: [{ ...keys.current, acceptedUntil }, ...keys.previous], issuer: ISSUER };
-      if (tell) for (const listener of listeners) listener({ kind: 'token_keys' });
+    } satisfies Pick<Directory, 'keyRing' | 'watch'>,
+    rotate(options: { tell: boolean; use?: KeyUse; void?: boolean }) {
+      const { use = 'token', ...rest } = options;
+      rings.set(use, rotated(use, rings.get(use)!, clock.now(), rest));
+      if (options.tell) for (const listener of listeners) listener({ kind: 'keys', use });
     },
     watchers: () => listeners.size,
   };
@@ -64,17 +70,29 @@ const createKeeper = (clock: ManualClock) => {
 
 let clock: ManualClock;
 let keeper: ReturnType<typeof createKeeper>;
-let source: ReturnType<typeof createTokenKeySource>;
+let keys: SigningKeys;
 let verifier: TokenVerifier;
 beforeEach(() => {
   clock = createManualClock();
   keeper = createKeeper(clock);
-  source = createTokenKeySource({ directory: keeper.directory, clock });
-  verifier = createTokenVerifier({ keys: source, clock });
+  keys = createSigningKeys({ directory: keeper.directory, clock });
+  verifier = createTokenVerifier({ keys });
 });
+/** A process of its own: it reads the keys as they are. */
+const issuing = async (directory: Pick<Directory, 'keyRing' | 'watch'>, claims: TokenClaims): Promise<string> => {
+  const makers = createSigningKeys({ directory, clock });
+  const { token } = await issueToken(makers, claims, { clock });
+  makers.close();
+  return token;
+};
 
-const issue = async (claims: Partial<TokenClaims> = {}): Promise<string> =>
-  (await issueToken(keeper.keys, { scope: 'logs', environmentId: 'demo', ...claims }, { clock })).token;
+const issue = async (claims: Partial<TokenClaims> = {}): Promise<string> => {
+  const { asked, isAway } = keeper;
+  keeper.isAway = false;
+  const token = await issuing(keeper.directory, { scope: 'logs', environmentId: 'demo', ...claims });
+  Object.assign(keeper, { asked, isAway });
+  return token;
+};
 
 const tokenError = (code: TokenError['code']) => (error: unknown) => {
   assert.ok(error instanceof TokenError, String(error));
@@ -86,7 +104,7 @@ const isInvalid = (token: string) => assert.rejects(verifier.verify(token), toke
 /** A token that the current key has signed, with anything in it. */
 const forge = async (payload: JWTPayload = {}, header: Partial<JWTHeaderParameters> = {}): Promise<string> => {
   const now = Math.floor(clock.now() / 1_000);
-  const { current } = keeper.keys;
+  const { current } = keeper;
   return new SignJWT({
     iss: ISSUER,
     aud: 'demo',
@@ -109,7 +127,7 @@ describe('tokens', () => {
       [{ scope: 'port', port: 3000, user: 'user-1' }, 'gitpod-port+jwt'],
     ] as const) {
       const token = await issue(claims);
-      assert.deepEqual(decodeProtectedHeader(token), { alg: 'EdDSA', typ, kid: keeper.keys.current.keyId });
+      assert.deepEqual(decodeProtectedHeader(token), { alg: 'EdDSA', typ, kid: keeper.current.keyId });
       const { exp, iat, aud, iss } = decodeJwt(token);
       assert.deepEqual([exp! - iat!, aud, iss], [3_600, 'demo', ISSUER]);
       const { tokenId, ...verified } = await verifier.verify(token);
@@ -148,7 +166,7 @@ describe('tokens', () => {
   });
 
   it('are refused with another algorithm, key, type, issuer or shape', async () => {
-    const { current } = keeper.keys;
+    const { current } = keeper;
     await verifier.verify(await forge());
     const [head, body, signature] = (await forge()).split('.') as [string, string, string];
     const encode = (value: object): string => Buffer.from(JSON.stringify(value)).toString('base64url');
@@ -164,7 +182,8 @@ describe('tokens', () => {
       const hs256 = `${encode({ ...header, alg: 'HS256' })}.${body}`;
       await isInvalid(`${hs256}.${createHmac('sha256', secret).update(hs256).digest('base64url')}`);
     }
-    const stranger = newKey();
+    const { keyId: strangerId, secret } = firstKey('token', clock.now());
+    const stranger = { keyId: strangerId, key: keyFromSeed(secret) };
     const strangers = await new SignJWT(decodeJwt(`${head}.${body}.${signature}`))
       .setProtectedHeader(header)
       .sign(await importJWK({ ...privateKeyToJwk(stranger.key) }, 'EdDSA'));
@@ -189,7 +208,7 @@ describe('tokens', () => {
       await isInvalid(await forge({ [claim]: undefined }));
 
     await isInvalid(`${head}.${encode({ ...decodeJwt(`${head}.${body}.${signature}`), env: 'other' })}.${signature}`);
-    for (const text of ['', '.', '..', 'a.b.c', '\0', head, `${head}.${body}`, `${'a'.repeat(MAX_TOKEN_LENGTH)}.b.c`]) {
+    for (const text of ['', '.', '..', 'a.b.c', '\0', head, `${head}.${body}`, `${'a'.repeat(MAX_JWT_LENGTH)}.b.c`]) {
       await isInvalid(text);
     }
   });
@@ -197,18 +216,32 @@ describe('tokens', () => {
   it('of a key that was replaced are accepted for the overlap, which is longer than they live', async () => {
     const old = await issue();
     keeper.rotate({ tell: true });
+    const replaced = keeper.current;
     const fresh = await issue();
     await Promise.all([verifier.verify(old), verifier.verify(fresh)]);
     assert.ok(TOKEN_KEY_OVERLAP_MS >= TOKEN_LIFETIME_MS + CLOCK_TOLERANCE_MS);
     // A token of the old key that claims to be younger than the key's end.
-    const { previous } = keeper.keys;
+    const before = await forge();
+    keeper.rotate({ tell: true });
+    await verifier.verify(before);
     await clock.advance(TOKEN_KEY_OVERLAP_MS);
-    const late = await issueToken(
-      { ...keeper.keys, current: previous[0]! },
-      { scope: 'logs', environmentId: 'demo' },
-      { clock },
-    );
-    await isInvalid(late.token);
+    const payload = {
+      ...decodeJwt(before),
+      iat: Math.floor(clock.now() / 1_000),
+      exp: Math.floor(clock.now() / 1_000) + 60,
+    };
+    const young = await new SignJWT(payload)
+      .setProtectedHeader(decodeProtectedHeader(before) as JWTHeaderParameters)
+      .sign(await importJWK({ ...privateKeyToJwk(replaced.key) }, 'EdDSA'));
+    await isInvalid(young);
+  });
+
+  it('of a key that was removed are refused at once, also those that were verified before', async () => {
+    const old = await issue();
+    await verifier.verify(old);
+    keeper.rotate({ tell: true, void: true });
+    await isInvalid(old);
+    await verifier.verify(await issue());
   });
 });
 
@@ -250,7 +283,7 @@ describe('the key ring', () => {
     await verifier.verify(token);
     keeper.isAway = false;
     await verifier.verify(await issue());
-    source.close();
+    keys.close();
     assert.equal(keeper.watchers(), 0);
   });
 });

@@ -10,7 +10,8 @@
  */
 import { RefusedError } from '../../../shared/src/errors.ts';
 import type { GatewayErrorCode } from '../errors.ts';
-import { TokenError, type TokenScope, type TokenVerifier, type VerifiedToken } from './tokens.ts';
+import { TokenError } from './signing-keys.ts';
+import type { TokenScope, TokenVerifier, VerifiedToken } from './tokens.ts';
 
 /** Host-only by its prefix: no other environment's page can read, set or send it (RFC 6265bis section 4.1.3.2). */
 export const LOGS_COOKIE = '__Host-gitpod_logs';

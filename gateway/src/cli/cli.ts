@@ -1,7 +1,7 @@
 /**
  * The command line of the gateway. Results go to stdout, errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
  */
-import { Command, CommanderError, Option } from 'commander';
+import { Argument, Command, CommanderError, Option } from 'commander';
 import { describeError, RefusedError } from '../../../shared/src/errors.ts';
 import { TOKEN_SCOPES } from '../access/tokens.ts';
 import { ConfigError } from '../config.ts';
@@ -9,9 +9,11 @@ import { DirectoryConflictError } from '../directory/directory.ts';
 import type { CliWorld } from './context.ts';
 import { listEnvironments, moveEnvironment, releaseEnvironment } from './environment.ts';
 import { checkHealth } from './health.ts';
+import { KEY_NAMES, listKeys, rotateKey } from './key.ts';
+import type { KeyName } from './key.ts';
 import { createRunner, createToken, listRunners, revokeRunner } from './runner.ts';
 import { serve } from './serve.ts';
-import { createAccessToken, rotateTokenKeys } from './token.ts';
+import { createAccessToken } from './token.ts';
 
 export type { CliWorld } from './context.ts';
 
@@ -89,10 +91,19 @@ const addTokenCommands = (program: Command, world: CliWorld): void => {
     tokenFileOption(),
     jsonOption(),
   ]).action((options: Parameters<typeof createAccessToken>[1]) => createAccessToken(world, options));
-  addCommand(token, 'rotate-keys', 'sign with a new key from now on; tokens made before stay good until they expire', [
-    new Option('--void', 'tokens made before are refused at once'),
+};
+
+const addKeyCommands = (program: Command, world: CliWorld): void => {
+  const key = program.command('key').description('keys that sign memberships, tokens, cookies and TLS tickets');
+  addCommand(key, 'list', 'list keys: which sign, and which are accepted', [jsonOption()]).action(
+    (options: Parameters<typeof listKeys>[1]) => listKeys(world, options),
+  );
+  addCommand(key, 'rotate', 'make a new key; what was signed before stays good until it expires', [
+    new Option('--void', 'what was signed before is refused at once'),
     jsonOption(),
-  ]).action((options: Parameters<typeof rotateTokenKeys>[1]) => rotateTokenKeys(world, options));
+  ])
+    .addArgument(new Argument('<use>', 'what the key signs').choices(KEY_NAMES))
+    .action((name: KeyName, options: Parameters<typeof rotateKey>[2]) => rotateKey(world, name, options));
 };
 
 const createProgram = (world: CliWorld): Command => {
@@ -110,6 +121,7 @@ const createProgram = (world: CliWorld): Command => {
   addRunnerCommands(program, world);
   addEnvironmentCommands(program, world);
   addTokenCommands(program, world);
+  addKeyCommands(program, world);
   addCommand(program, 'health', 'ask the running gateway whether it is ready', [jsonOption()]).action(
     (options: Parameters<typeof checkHealth>[1]) => checkHealth(world, options),
   );

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { systemClock } from '../../../shared/src/clock.ts';
 import { ID_RULE, isExposablePort, isId, LOG_PORT, portHost, publicUrl } from '../../../shared/src/hostname.ts';
+import { createSigningKeys } from '../access/signing-keys.ts';
 import { issueToken, MAX_USER_LENGTH, type TokenClaims, type TokenScope } from '../access/tokens.ts';
 import type { GatewayConfig } from '../config.ts';
 import { CliError, loadConfig, withDirectory, type CliWorld } from './context.ts';
@@ -48,8 +49,8 @@ export const createAccessToken = async (world: CliWorld, options: CreateOptions)
   const claims = parseClaims(options);
   const config = await loadConfig(world, options.config);
   const { tokenFile } = options;
-  const { token, expiresAt } = await withDirectory(config, async (directory) =>
-    issueToken(await directory.tokenKeys(), claims, { clock: systemClock }),
+  const { token, expiresAt } = await withDirectory(config, (directory) =>
+    issueToken(createSigningKeys({ directory, clock: systemClock }), claims, { clock: systemClock }),
   );
   if (tokenFile !== undefined) await writeTokenFile(tokenFile, token);
   const url = urlOf(config, claims);
@@ -89,21 +90,4 @@ export const createAccessToken = async (world: CliWorld, options: CreateOptions)
   if (viewerUrl !== undefined) lines.push('\nIn a browser:\n\n', `  ${viewerUrl}\n`);
   lines.push('\nIn a terminal:\n\n', `  curl -N${ca} -H "Authorization: Bearer ${bearer}" ${url}\n`);
   world.stdout.write(lines.join(''));
-};
-
-export const rotateTokenKeys = async (
-  world: CliWorld,
-  options: { readonly config?: string; readonly json?: boolean; readonly void?: boolean },
-): Promise<void> => {
-  const config = await loadConfig(world, options.config);
-  const keys = await withDirectory(config, (directory) => directory.rotateTokenKeys({ void: options.void ?? false }));
-  const previous = keys.previous.map(({ keyId, acceptedUntil }) => ({ keyId, acceptedUntil: jsonTime(acceptedUntil) }));
-  if (options.json) return void world.stdout.write(formatJson({ keyId: keys.current.keyId, previous }));
-  const [latest] = keys.previous;
-  world.stdout.write(
-    `Tokens are signed with key ${keys.current.keyId} from now on.\n` +
-      (latest
-        ? `Those made before are accepted until ${formatTime(latest.acceptedUntil)} at the latest.\n`
-        : 'Those made before are refused; running gateways know it within seconds.\n'),
-  );
 };

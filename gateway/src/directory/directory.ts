@@ -4,9 +4,9 @@
  * store cannot be reached; routes that are known go on without it.
  */
 import type { JsonWebKeySet } from '../../../shared/src/identity/enrolment.ts';
-import type { IdentityKey } from '../../../shared/src/identity/keys.ts';
 import type { Authority } from '../../../shared/src/identity/membership.ts';
 import type { Environment, EnvironmentRefusal } from '../../../shared/src/protocol/messages.ts';
+import type { KeyRing, KeyUse } from './key-ring.ts';
 
 /** Times are ms since the epoch. */
 export interface Runner {
@@ -38,7 +38,8 @@ export interface EnvironmentBinding {
 export type DirectoryChange =
   | { readonly kind: 'runner'; readonly runnerId: string }
   | { readonly kind: 'environment'; readonly environmentId: string }
-  | { readonly kind: 'token_keys' }
+  | { readonly kind: 'keys'; readonly use: KeyUse }
+  | { readonly kind: 'revocations' }
   /** Changes were missed: everything may be different. */
   | { readonly kind: 'all' };
 
@@ -57,25 +58,15 @@ export const MAX_LIVE_ENVIRONMENTS = 1_000;
 /** Released names kept for one runner. Beyond: new claims are refused with `environment_limit` until some expire. */
 export const MAX_RELEASED_ENVIRONMENTS = 5_000;
 
-/** A key that signs the tokens with which people and programs open ports and logs. */
-export interface TokenKey {
-  readonly keyId: string;
-  readonly key: IdentityKey;
+/** What was signed for a visitor before its end and counts no more: one session, or all of a user up to a time. */
+export interface Revocation {
+  readonly kind: 'session' | 'user';
+  /** Id of the session or the user. */
+  readonly subject: string;
+  readonly revokedAt: number;
+  /** From then on nothing is about that it could refuse. */
+  readonly expiresAt: number;
 }
-
-export interface TokenKeys {
-  /** Signs what is made from now on. */
-  readonly current: TokenKey;
-  /** The ones before it, latest first, each for as long as a token of it may live. */
-  readonly previous: readonly (TokenKey & { readonly acceptedUntil: number })[];
-  /** `iss` of the tokens; that of the memberships. */
-  readonly issuer: string;
-}
-
-/** How long tokens of a replaced key are accepted, ms: they live for 1 h, and a gateway hears of the new key within seconds. */
-export const TOKEN_KEY_OVERLAP_MS = 2 * 60 * 60 * 1_000;
-/** Replaced keys that are kept. Who rotates more often within the overlap voids the tokens of the oldest. */
-export const MAX_PREVIOUS_TOKEN_KEYS = 8;
 
 export interface Directory {
   createRunner(input: {
@@ -108,12 +99,19 @@ export interface Directory {
   releaseEnvironment(id: string): Promise<boolean>;
   /** By an operator. Rejects with DirectoryConflictError when either is unknown or the organizations differ. */
   moveEnvironment(id: string, toRunnerId: string): Promise<void>;
-  /** Who signs memberships here, and which keys to trust. Made at first use. */
+  /** Who signs memberships now, and which keys to trust: the ring `authority`, read. */
   authority(): Promise<{ current: Authority; trust: JsonWebKeySet; issuer: string }>;
-  /** The keys of tokens. Made at first use. */
-  tokenKeys(): Promise<TokenKeys>;
-  /** A new current key. The one before it is accepted for {@link TOKEN_KEY_OVERLAP_MS}, or with `void` no more, like all before. */
-  rotateTokenKeys(options?: { readonly void?: boolean }): Promise<TokenKeys>;
+  /** Made at first use. */
+  keyRing(use: KeyUse): Promise<KeyRing>;
+  /**
+   * A new key, as {@link KEY_POLICIES} says; with `void` it signs at once and no other is accepted. With `replaces`
+   * nothing happens unless that is the newest key: of several gateways that find it too old, one makes a new one.
+   */
+  rotateKeys(use: KeyUse, options?: { readonly void?: boolean; readonly replaces?: string }): Promise<KeyRing>;
+  /** Puts the revocation on the list; a later one of the same subject takes the place of an earlier one. */
+  revoke(revocation: Revocation): Promise<void>;
+  /** Those that have not expired. */
+  revocations(): Promise<Revocation[]>;
   /** Tells of changes, also those another process made, within {@link CHANGE_POLL_MS}. Returns what ends it. */
   watch(listener: (change: DirectoryChange) => void): () => void;
   close(): Promise<void>;

@@ -9,6 +9,8 @@ import type { Clock } from '../../../shared/src/clock.ts';
 import { describeError, RefusedError } from '../../../shared/src/errors.ts';
 import { CHANGE_POLL_MS } from './directory.ts';
 import type { DirectoryChange } from './directory.ts';
+import { KEY_USES } from './key-ring.ts';
+import type { KeyUse } from './key-ring.ts';
 
 /** The part of a logger that the directory uses. */
 export interface DirectoryLog {
@@ -60,6 +62,22 @@ const MIGRATIONS: readonly string[] = [
   `
   CREATE TABLE token_keys (
     key_id TEXT PRIMARY KEY, jwk TEXT NOT NULL, created_at INTEGER NOT NULL, replaced_at INTEGER
+  ) STRICT, WITHOUT ROWID;
+  `,
+  // Keys of both kinds become rings; those of tokens were accepted for 2 h after they were replaced.
+  `
+  CREATE TABLE keys (
+    use TEXT NOT NULL, key_id TEXT NOT NULL, secret TEXT NOT NULL, created_at INTEGER NOT NULL,
+    signs_from INTEGER NOT NULL, accepted_until INTEGER, PRIMARY KEY (use, key_id)
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO keys SELECT 'authority', key_id, json_extract(jwk, '$.d'), created_at, created_at, NULL FROM authority_keys;
+  INSERT INTO keys
+    SELECT 'token', key_id, json_extract(jwk, '$.d'), created_at, created_at, replaced_at + 7200000 FROM token_keys;
+  DROP TABLE authority_keys;
+  DROP TABLE token_keys;
+  CREATE TABLE revocations (
+    kind TEXT NOT NULL, subject TEXT NOT NULL, revoked_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
+    PRIMARY KEY (kind, subject)
   ) STRICT, WITHOUT ROWID;
   `,
 ];
@@ -128,6 +146,13 @@ const openDatabase = async (path: string): Promise<DatabaseSync> => {
   }
 };
 
+const subjectOf = (change: DirectoryChange): string => {
+  if (change.kind === 'runner') return change.runnerId;
+  if (change.kind === 'environment') return change.environmentId;
+  return change.kind === 'keys' ? change.use : '';
+};
+const isKeyUse = (text: string): text is KeyUse => (KEY_USES as readonly string[]).includes(text);
+
 const createChangeLog = (database: DatabaseSync, log: DirectoryLog | undefined) => {
   const insert = database.prepare('INSERT INTO changes (kind, subject) VALUES (?, ?)');
   const since = database.prepare('SELECT sequence, kind, subject FROM changes WHERE sequence > ? ORDER BY sequence');
@@ -151,8 +176,7 @@ const createChangeLog = (database: DatabaseSync, log: DirectoryLog | undefined) 
   return {
     listeners,
     record(change: DirectoryChange): void {
-      const subject =
-        change.kind === 'runner' ? change.runnerId : change.kind === 'environment' ? change.environmentId : '';
+      const subject = subjectOf(change);
       const { lastInsertRowid } = insert.run(change.kind, subject);
       const sequence = Number(lastInsertRowid);
       if (sequence % PRUNE_INTERVAL === 0) prune.run(sequence - MAX_CHANGES);
@@ -168,7 +192,8 @@ const createChangeLog = (database: DatabaseSync, log: DirectoryLog | undefined) 
       for (const { kind, subject } of rows) {
         if (kind === 'runner') tell({ kind, runnerId: subject });
         else if (kind === 'environment') tell({ kind, environmentId: subject });
-        else if (kind === 'token_keys') tell({ kind });
+        else if (kind === 'keys' && isKeyUse(subject)) tell({ kind, use: subject });
+        else if (kind === 'revocations') tell({ kind });
         else tell({ kind: 'all' });
       }
     },

@@ -6,7 +6,8 @@ import type { ServerResponse } from 'node:http';
 import * as z from 'zod';
 import type { Clock } from '../../../shared/src/clock.ts';
 import { isOwnRequest, LOGS_COOKIE, type LogCredential } from '../access/log-access.ts';
-import { MAX_TOKEN_LENGTH, type VerifiedToken } from '../access/tokens.ts';
+import { MAX_JWT_LENGTH } from '../access/signing-keys.ts';
+import type { VerifiedToken } from '../access/tokens.ts';
 import type { Exchange } from '../proxy/exchange.ts';
 
 /** Who answers at the log port. */
@@ -21,11 +22,11 @@ export interface LogSession {
 }
 
 /** Body of the exchange, bytes: a token in a little JSON. Beyond: 413. */
-const MAX_BODY_BYTES = MAX_TOKEN_LENGTH + 256;
+const MAX_BODY_BYTES = MAX_JWT_LENGTH + 256;
 /** Until that body has arrived, ms; it is one packet. Beyond: 408. */
 const BODY_TIMEOUT_MS = 10_000;
 
-const bodySchema = z.object({ token: z.string().min(1).max(MAX_TOKEN_LENGTH) });
+const bodySchema = z.object({ token: z.string().min(1).max(MAX_JWT_LENGTH) });
 
 export const describeSession = (token: VerifiedToken, source: LogSource): LogSession => ({
   environment: token.environmentId,
