@@ -56,17 +56,15 @@ interface LoadedRing {
   readonly privateKeys: Map<string, CryptoKey>;
 }
 
-/** The header of a JWT, unverified. Throws {@link TokenError}. */
-export const readHeader = (jwt: string): { readonly kid: string; readonly typ: string } => {
-  if (jwt.length > MAX_JWT_LENGTH) throw new TokenError('invalid');
+/** What the header of a JWT says, unverified. Throws {@link TokenError}. */
+export const readHeader = (jwt: string): { readonly kid: string | undefined; readonly typ: string | undefined } => {
   try {
-    const header = JSON.parse(Buffer.from(jwt.split('.', 1)[0] ?? '', 'base64url').toString('utf8')) as unknown;
+    const header: unknown = JSON.parse(Buffer.from(jwt.split('.', 1)[0] ?? '', 'base64url').toString('utf8'));
     const { kid, typ } = header as Record<string, unknown>;
-    if (typeof kid === 'string' && typeof typ === 'string') return { kid, typ };
+    return { kid: typeof kid === 'string' ? kid : undefined, typ: typeof typ === 'string' ? typ : undefined };
   } catch (error) {
     throw new TokenError('invalid', { cause: error });
   }
-  throw new TokenError('invalid');
 };
 
 export const createSigningKeys = (deps: {
@@ -77,9 +75,7 @@ export const createSigningKeys = (deps: {
   const loaded = new Map<SigningUse, LoadedRing>();
   const loading = new Map<SigningUse, Promise<LoadedRing>>();
   const stale = new Set<SigningUse>();
-  const verified = new LRUCache<string, { readonly payload: JWTPayload; readonly keyId: string }>({
-    max: VERIFIED_JWTS,
-  });
+  const verified = new LRUCache<string, JWTPayload>({ max: VERIFIED_JWTS });
 
   const load = async (use: SigningUse): Promise<LoadedRing> => {
     stale.delete(use);
@@ -153,17 +149,19 @@ export const createSigningKeys = (deps: {
         .sign(key);
     },
     async verify(use, typ, jwt) {
+      if (jwt.length > MAX_JWT_LENGTH) throw new TokenError('invalid');
       const header = readHeader(jwt);
-      if (header.typ !== typ) throw new TokenError('invalid');
-      const loadedRing = await ringWith(use, header.kid);
-      if (!isAccepted(loadedRing, header.kid)) throw new TokenError('invalid');
+      const keyId = header.kid;
+      if (header.typ !== typ || keyId === undefined) throw new TokenError('invalid');
+      const loadedRing = await ringWith(use, keyId);
+      if (!isAccepted(loadedRing, keyId)) throw new TokenError('invalid');
       const digest = `${use} ${createHash('sha256').update(jwt).digest('base64url')}`;
       const known = verified.get(digest);
       if (known) {
-        checkTimes(known.payload);
-        return known.payload;
+        checkTimes(known);
+        return known;
       }
-      const key = await publicKeyOf(loadedRing, header.kid);
+      const key = await publicKeyOf(loadedRing, keyId);
       try {
         const { payload } = await jwtVerify(jwt, key, {
           algorithms: [ALGORITHM],
@@ -174,7 +172,7 @@ export const createSigningKeys = (deps: {
           currentDate: new Date(clock.now()),
         });
         checkTimes(payload);
-        if (!stale.has(use)) verified.set(digest, { payload: Object.freeze(payload), keyId: header.kid });
+        if (!stale.has(use)) verified.set(digest, Object.freeze(payload));
         return payload;
       } catch (error) {
         if (error instanceof TokenError) throw error;

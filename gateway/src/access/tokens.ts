@@ -23,8 +23,10 @@ export const TOKEN_LIFETIME_MS = 60 * 60 * 1_000;
 /** Longest user id, characters. */
 export const MAX_USER_LENGTH = 256;
 
+/** `typ` of a token that opens a port: what is one of ours in a header that applications use too. */
+export const PORT_TOKEN_TYPE = 'gitpod-port+jwt';
 const TYPES: Readonly<Record<TokenScope, string>> = {
-  port: 'gitpod-port+jwt',
+  port: PORT_TOKEN_TYPE,
   logs: 'gitpod-logs+jwt',
   ops: 'gitpod-logs+jwt',
 };
@@ -93,6 +95,7 @@ export interface TokenVerifier {
 export const createTokenVerifier = (deps: { readonly keys: Pick<SigningKeys, 'verify'> }): TokenVerifier => ({
   async verify(token) {
     const { typ } = readHeader(token);
+    if (typ === undefined) throw new TokenError('invalid');
     const claims = claimsSchema.safeParse(await deps.keys.verify('token', typ, token));
     if (!claims.success) throw new TokenError('invalid', { cause: claims.error });
     const { env, scope, port, sub, exp, jti } = claims.data;
