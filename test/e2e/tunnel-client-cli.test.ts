@@ -208,7 +208,14 @@ describe('tunnel-client', { timeout: 120_000 }, () => {
     await writeFile(join(directory, 'broken.yaml'), 'gateway: [\n');
     await fails(2, /broken\.yaml:\d+: /, 'run', '--config', join(directory, 'broken.yaml'));
     await writeFile(join(directory, 'ca.pem'), 'no certificate');
-    await fails(2, /ca: .*not a readable certificate in PEM/, 'run', ...flags, '--ca', join(directory, 'ca.pem'));
+    await fails(
+      2,
+      /ca: the file .*ca\.pem holds no certificate in PEM/,
+      'run',
+      ...flags,
+      '--ca',
+      join(directory, 'ca.pem'),
+    );
     const busy = createServer().listen(0, '127.0.0.1');
     await once(busy, 'listening');
     const { port } = busy.address() as AddressInfo;

@@ -59,6 +59,11 @@ export const NEEDS = {
   iproute2: program('ip', 'iproute2'),
   python3: program('python3', 'python3-minimal'),
   tun: { packages: [], isMet: () => existsSync('/dev/net/tun'), hint: 'the device /dev/net/tun' },
+  /** The variant that can inspect TLS (`ssl-bump`); the plain one of the package `squid` cannot. */
+  squid: {
+    packages: ['squid-openssl'],
+    isMet: () => findProgram('squid') !== undefined && existsSync('/usr/lib/squid/security_file_certgen'),
+  },
   root: { packages: [], isMet: () => process.getuid?.() === 0, hint: 'run as root' },
   /** Network namespaces: own addresses and low ports without touching the machine. */
   netns: {

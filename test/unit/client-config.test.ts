@@ -206,6 +206,17 @@ environments:
     }
   });
 
+  it('takes the proxy from the variables that other programs use, and tells what is wrong with them', () => {
+    const env = { HTTPS_PROXY: 'http://me:secret@proxy.example:3128', NO_PROXY: 'gateway.localhost,10.0.0.0/8' };
+    const { proxy } = parse(undefined, FLAGS, env);
+    assert.equal(proxy.server?.url, 'http://proxy.example:3128');
+    assert.equal(proxy.exceptions.length, 2);
+    const found = problems('stateDirectory: x\n', FLAGS, { https_proxy: 'http://me:secret@' });
+    has(found, '- https_proxy: is not the URL of a proxy');
+    has(found, 'stateDirectory', 'did you mean stateDir');
+    assert.doesNotMatch(found.join(), /secret/);
+  });
+
   it('mentions variables that look like a slip, and leaves those of others alone', () => {
     assert.deepEqual(suspiciousVariables({ TUNNEL_GATWAY: 'x', TUNNEL_TOKEN: 'y', PATH: 'z', TUNNEL_CA: 'c' }), [
       'the variable TUNNEL_GATWAY is not used; did you mean TUNNEL_GATEWAY?',

@@ -16,6 +16,7 @@ import type { Environment } from '../../shared/src/protocol/messages.ts';
 import { createAnnouncer } from './announcer.ts';
 import { UnreachableError } from './api-client.ts';
 import { createDialer, type Dialer } from './dialer.ts';
+import { parseCertificates } from './certificate-trust.ts';
 import { keyPath } from './enrolment-store.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
 import { announcementOf, type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
@@ -108,10 +109,20 @@ const toldBy = (error: Error): string =>
 const errorCode = (error: Error): string | undefined =>
   'code' in error && typeof error.code === 'string' ? error.code : undefined;
 
+/** Throws RangeError. */
+const checkCa = (pem: string): void => {
+  try {
+    parseCertificates(pem);
+  } catch (error) {
+    throw new RangeError(`the text given as \`ca\` ${describeError(error)}`, { cause: error });
+  }
+};
+
 /** Throws RangeError or a ZodError at once when an option is wrong; everything later comes as `error` events. */
 export const connectRunner = (options: RunnerOptions): RunnerClient => {
   const url = parseGatewayUrl(options.gateway);
   if (!isId(options.runnerId)) throw new RangeError(`"${options.runnerId}" is not the id of a runner: ${ID_RULE}`);
+  if (options.ca !== undefined) checkCa(options.ca);
   const clock = options.clock ?? systemClock;
   const log = options.logger ?? silentLogger;
   const emitter = new EventEmitter();

@@ -11,6 +11,7 @@ import { EMPTY_FILE, type FileContent, fileProblems, lineAt, readYaml } from './
 import { type EnvironmentSettings, parseEnvironments } from './environments.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
 import { parseOauthTarget } from './oauth-target.ts';
+import { proxySettingsOf, type ProxySettings } from './proxy-settings.ts';
 import { ConfigError, type Problem, suggest, zodProblems } from './problems.ts';
 
 export type InternalAddress =
@@ -28,6 +29,8 @@ export interface ClientConfig {
   readonly stateDir: string;
   /** Path of a PEM file. */
   readonly ca: string | undefined;
+  /** Of `HTTPS_PROXY` and `NO_PROXY`. */
+  readonly proxy: ProxySettings;
   readonly internal: InternalAddress;
   /** Where OAuth callbacks go. */
   readonly oauth: { readonly target: string } | undefined;
@@ -271,6 +274,7 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
   const file = sources.file ? readYaml(sources.file.text) : EMPTY_FILE;
   const { values, names } = mergeSettings(sources, file);
   const settings = settingsSchema.safeParse(values);
+  const proxy = proxySettingsOf(sources.env ?? {});
   const flagged = exposedByFlags(sources.flags ?? {}, values['runnerId']);
   const variable = environmentsOfVariable(sources.env?.['TUNNEL_ENVIRONMENTS']);
   const inFile: unknown = file.values['environments'] ?? [];
@@ -291,7 +295,7 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
       });
     }
   }
-  problems.push(...flagged.problems, ...variable.problems);
+  problems.push(...proxy.problems, ...flagged.problems, ...variable.problems);
   const flaggedAt = flagged.environment !== undefined && Array.isArray(list) ? list.length - 1 : undefined;
   for (const { parts, path, message } of checked.problems) {
     if (parts[1] !== flaggedAt || flaggedAt === undefined) problems.push({ path, message, ...lineAt(file, parts) });
@@ -316,6 +320,7 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
     exchangeToken,
     exchangeTokenFile,
     ca,
+    proxy: proxy.settings,
     drainTimeoutMs: drainTimeout,
     oauth,
     environments: checked.environments.map((environment, index) =>
@@ -337,7 +342,8 @@ export const parseClientEndpoint = (sources: ConfigSources): Pick<ClientConfig, 
 };
 
 const deepFreeze = <T extends object>(value: T): T => {
+  // Bytes cannot be frozen.
   for (const inner of Object.values(value))
-    if (typeof inner === 'object' && inner !== null) deepFreeze(inner as object);
+    if (typeof inner === 'object' && inner !== null && !ArrayBuffer.isView(inner)) deepFreeze(inner as object);
   return Object.freeze(value);
 };

@@ -14,13 +14,13 @@
  *  5. TCP, then TLS where the target speaks it             refused, timeout, limit, upstream_not_tls
  */
 import type { Socket } from 'node:net';
-import { getCACertificates } from 'node:tls';
 import type { Clock } from '../../shared/src/clock.ts';
 import type { StreamStatus } from '../../shared/src/errors.ts';
 import { LOG_PORT } from '../../shared/src/hostname.ts';
 import type { IncomingTunnelStream } from '../../shared/src/protocol/leg.ts';
 import type { Environment } from '../../shared/src/protocol/messages.ts';
 import type { Target } from '../../shared/src/protocol/target.ts';
+import { trustedRoots } from './certificate-trust.ts';
 import { interleaveFamilies, MAX_ADDRESSES, raceAttempts } from './happy-eyeballs.ts';
 import { isForbiddenAddress, isOwnAddress, machineAddresses } from './ip-address.ts';
 import type { LogServer } from './log-server/log-server.ts';
@@ -89,9 +89,7 @@ export const createDialer = (deps: DialerDeps, limits: DialerLimits = DIALER_LIM
   let connecting = 0;
   let open = 0;
   let draining = false;
-  const trust = deps.oauth?.tls
-    ? [...getCACertificates('default'), ...(deps.ca === undefined ? [] : [deps.ca])]
-    : undefined;
+  const trust = deps.oauth?.tls ? trustedRoots(deps.ca) : undefined;
 
   const destination = (target: Target): Destination => {
     if (target.kind === 'oauth') {

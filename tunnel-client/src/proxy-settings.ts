@@ -110,13 +110,18 @@ export const proxyFor = (
   target: { readonly host: string; readonly port: number; readonly addresses: readonly string[] },
 ): ProxyServer | undefined => {
   const name = normalName(target.host);
-  const addresses = target.addresses.map(parseIp).filter((address) => address !== undefined);
-  const isExcepted = settings.exceptions.some((exception) => {
-    if (exception.port !== undefined && exception.port !== target.port) return false;
-    if (exception.kind === 'all') return true;
-    if (exception.kind === 'name') return name === exception.name || name.endsWith(`.${exception.name}`);
-    return addresses.length > 0 && addresses.every((address) => isInRange(address, exception.range));
-  });
+  const exceptions = settings.exceptions.filter(({ port }) => port === undefined || port === target.port);
+  const isNamed = exceptions.some(
+    (exception) =>
+      exception.kind === 'all' ||
+      (exception.kind === 'name' && (name === exception.name || name.endsWith(`.${exception.name}`))),
+  );
+  const ranges = exceptions.flatMap((exception) => (exception.kind === 'range' ? [exception.range] : []));
+  const isInRanges = (text: string): boolean => {
+    const address = parseIp(text);
+    return address !== undefined && ranges.some((range) => isInRange(address, range));
+  };
+  const isExcepted = isNamed || (target.addresses.length > 0 && target.addresses.every(isInRanges));
   return isExcepted ? undefined : settings.server;
 };
 

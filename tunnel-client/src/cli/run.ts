@@ -1,9 +1,9 @@
-import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { pino } from 'pino';
 import { systemClock } from '../../../shared/src/clock.ts';
 import { describeError } from '../../../shared/src/errors.ts';
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
+import { parseCertificates } from '../certificate-trust.ts';
 import { connectRunner, type RunnerClient } from '../client.ts';
 import { type ClientConfig, parseClientConfig, parseEnvironmentsOfFile, suspiciousVariables } from '../config.ts';
 import { watchFile } from '../environment-file.ts';
@@ -32,14 +32,13 @@ const createLogger = (config: ClientConfig, io: CliIo): Logger =>
     { write: io.err },
   );
 
-const readCa = async (path: string): Promise<string> => {
+export const readCa = async (path: string): Promise<string> => {
   try {
     const pem = await readFile(path, 'utf8');
-    // Throws when it is no certificate.
-    new X509Certificate(pem);
+    parseCertificates(pem);
     return pem;
   } catch (error) {
-    const message = `${path} is not a readable certificate in PEM: ${describeError(error)}`;
+    const message = error instanceof RangeError ? `the file ${path} ${describeError(error)}` : describeError(error);
     throw new ConfigError([{ path: 'ca', message }], { cause: error });
   }
 };
@@ -133,6 +132,7 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
     ownPorts: () => (internal?.port === undefined ? [] : [internal.port]),
     ...(exchangeToken === undefined ? {} : { exchangeToken }),
     ...(ca === undefined ? {} : { ca }),
+    proxy: config.proxy,
     ...(config.oauth === undefined ? {} : { oauth: config.oauth }),
     commandVariables: withoutSecrets(io.env),
   });
@@ -145,7 +145,8 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
     throw error;
   }
   say.info(
-    `tunnel-client ${VERSION}: runner ${config.runnerId}, gateway ${config.gateway}, internal ${internal.address}`,
+    `tunnel-client ${VERSION}: runner ${config.runnerId}, gateway ${config.gateway}, internal ${internal.address}` +
+      (config.proxy.server ? `, proxy ${config.proxy.server.url}` : ''),
   );
   const notice = closedPortNotice(config.environments);
   if (notice !== undefined) say.warn(notice);
