@@ -29,7 +29,19 @@ export const GATEWAY_ERRORS = {
     status: 401,
     title: 'This port is private',
     message:
-      'Port {port} is not open to everyone, and this gateway has no sign-in configured. Its owner can set the admission of the port to "everyone".',
+      'Port {port} is not open to everyone. Open its address in a browser of its own tab and sign in there, or send a token for it as "Authorization: Bearer …" or "X-Gitpod-Port-Token: …"; an operator makes one with: gateway token create --scope port --environment {environment} --port {port}.',
+  },
+  port_token_required: {
+    status: 401,
+    title: 'This port is private',
+    message:
+      'Port {port} is not open to everyone, and this gateway has no sign-in, so it opens with a token only, sent as "Authorization: Bearer …" or "X-Gitpod-Port-Token: …"; an operator makes one with: gateway token create --scope port --environment {environment} --port {port}.',
+  },
+  session_ambiguous: {
+    status: 400,
+    title: 'Two sessions at once',
+    message:
+      'The browser sent two sessions for this port, so that it is not clear who asks. Delete the cookies of this address and sign in again.',
   },
   token_required: {
     status: 401,
@@ -51,6 +63,16 @@ export const GATEWAY_ERRORS = {
     status: 403,
     title: 'The token is not for this',
     message: 'The token is valid, but for another environment or another scope.',
+  },
+  access_ended: {
+    status: 403,
+    title: 'No longer open to you',
+    message: 'Who may open this port was changed while the request was under way.',
+  },
+  environment_blocked: {
+    status: 403,
+    title: 'Environment blocked',
+    message: 'The operator of this gateway has blocked the environment. Nothing of it is served.',
   },
   cross_origin: {
     status: 403,

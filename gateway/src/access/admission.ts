@@ -2,7 +2,12 @@
  * Who may open a port, as pure functions of what is known of it: the admission it was announced with, the policy of its
  * organization, and who asks. Whatever is not known to be open counts as private.
  */
-import { ADMISSIONS, type Admission, type Environment, type ExposedPort } from '../../../shared/src/protocol/messages.ts';
+import {
+  ADMISSIONS,
+  type Admission,
+  type Environment,
+  type ExposedPort,
+} from '../../../shared/src/protocol/messages.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import type { EnvironmentRoute } from '../tunnels/route.ts';
 

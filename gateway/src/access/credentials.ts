@@ -49,8 +49,7 @@ const protocolsOf = (value: string): string[] =>
     .map((protocol) => protocol.trim())
     .filter((protocol) => protocol !== '');
 
-const isOwnProtocol = (protocol: string): boolean =>
-  protocol === PORT_PROTOCOL || protocol.startsWith(TOKEN_PROTOCOL);
+const isOwnProtocol = (protocol: string): boolean => protocol === PORT_PROTOCOL || protocol.startsWith(TOKEN_PROTOCOL);
 
 /** `Sec-WebSocket-Protocol` without what is ours; undefined when nothing is left. Byte for byte what came if nothing was. */
 export const protocolsForUpstream = (value: string): string | undefined => {

@@ -48,7 +48,11 @@ export type Grounds =
 export type PortAccessResult =
   | { readonly allow: true; readonly grounds: Grounds; readonly route: EnvironmentRoute }
   /** `sign_in`: the visitor is sent to the sign-in. `preflight`: 204 with the fields. */
-  | { readonly allow: false; readonly answer: 'sign_in' | 'preflight' | GatewayErrorCode; readonly fields: readonly FieldLine[] };
+  | {
+      readonly allow: false;
+      readonly answer: 'sign_in' | 'preflight' | GatewayErrorCode;
+      readonly fields: readonly FieldLine[];
+    };
 
 export interface AskedPort {
   readonly environmentId: string;

@@ -45,7 +45,8 @@ export interface VerifiedToken {
   readonly port: number | undefined;
   readonly user: string | undefined;
   readonly tokenId: string;
-  /** ms since the epoch. */
+  /** Times are ms since the epoch. */
+  readonly issuedAt: number;
   readonly expiresAt: number;
 }
 
@@ -98,9 +99,17 @@ export const createTokenVerifier = (deps: { readonly keys: Pick<SigningKeys, 've
     if (typ === undefined) throw new TokenError('invalid');
     const claims = claimsSchema.safeParse(await deps.keys.verify('token', typ, token));
     if (!claims.success) throw new TokenError('invalid', { cause: claims.error });
-    const { env, scope, port, sub, exp, jti } = claims.data;
+    const { env, scope, port, sub, iat, exp, jti } = claims.data;
     // The type says what may read the token at all, so that one kind never passes for another (RFC 8725 section 3.11).
     if (typ !== TYPES[scope]) throw new TokenError('invalid');
-    return { scope, environmentId: env, port, user: sub, tokenId: jti, expiresAt: exp * 1_000 };
+    return {
+      scope,
+      environmentId: env,
+      port,
+      user: sub,
+      tokenId: jti,
+      issuedAt: iat * 1_000,
+      expiresAt: exp * 1_000,
+    };
   },
 });

@@ -21,6 +21,8 @@ export interface ErrorAnswerInput {
   readonly environmentId?: string | undefined;
   /** Overrides the one of the table. */
   readonly retryAfterSeconds?: number | undefined;
+  /** Further field lines. */
+  readonly fields?: readonly (readonly [name: string, value: string])[] | undefined;
   /** Wall clock, ms. */
   readonly now: number;
 }
@@ -99,5 +101,6 @@ export const buildErrorAnswer = (input: ErrorAnswerInput): ErrorAnswer => {
   const challenge = BEARER_ERRORS[input.code] ?? (entry.status === 401 ? BEARER : undefined);
   if (challenge !== undefined) headers.push(['WWW-Authenticate', challenge]);
   if (entry.allow !== undefined) headers.push(['Allow', entry.allow]);
+  for (const [name, value] of input.fields ?? []) headers.push([name, value]);
   return { status: entry.status, headers, body };
 };

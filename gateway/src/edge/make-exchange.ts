@@ -7,7 +7,7 @@ import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { GatewayErrorCode } from '../errors.ts';
-import type { Exchange, ExchangeRecord, UpgradeExchange } from '../proxy/exchange.ts';
+import type { Exchange, ExchangeRecord, FailOptions, UpgradeExchange } from '../proxy/exchange.ts';
 import { buildErrorAnswer, type ErrorAnswer } from './error-answer.ts';
 import { endGently, serializeAnswer } from './raw-answer.ts';
 
@@ -71,11 +71,7 @@ const createCore = (
   let wasCut = false;
   let answered: number | undefined;
 
-  const fail = (
-    code: GatewayErrorCode,
-    options: { cause?: unknown; retryAfterSeconds?: number } = {},
-    close = false,
-  ): void => {
+  const fail = (code: GatewayErrorCode, options: FailOptions = {}, close = false): void => {
     if (failed || ended) return;
     failed = true;
     record.errorCode = code;
@@ -84,7 +80,7 @@ const createCore = (
       wasCut = true;
       return wire.cut();
     }
-    const { retryAfterSeconds } = options;
+    const { retryAfterSeconds, fields } = options;
     const { environmentId, port } = record;
     const { requestId } = base;
     const answer = buildErrorAnswer({
@@ -94,6 +90,7 @@ const createCore = (
       environmentId,
       port,
       retryAfterSeconds,
+      fields,
       now: deps.clock.now(),
     });
     answered = answer.status;
@@ -110,6 +107,10 @@ const createCore = (
     record,
     signal: controller.signal,
     fail: (code, options) => fail(code, options),
+    cut(code) {
+      fail(code);
+      controller.abort();
+    },
   };
   return {
     base,

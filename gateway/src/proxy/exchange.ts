@@ -21,6 +21,13 @@ export interface ExchangeRecord {
   bytesSent: number;
 }
 
+export interface FailOptions {
+  readonly cause?: unknown;
+  readonly retryAfterSeconds?: number;
+  /** Further field lines of the answer, name and value. */
+  readonly fields?: readonly (readonly [name: string, value: string])[];
+}
+
 interface ExchangeBase {
   /** 16 random bytes in hex; `X-Request-Id` upstream, in error pages, in the access log. */
   readonly requestId: string;
@@ -48,7 +55,9 @@ interface ExchangeBase {
    * Answers with an error page, JSON or text, whichever the client wants, if no response has begun; else cuts the
    * connection (h1) or resets the stream (h2), so that the client never sees a clean end.
    */
-  fail(code: GatewayErrorCode, options?: { cause?: unknown; retryAfterSeconds?: number }): void;
+  fail(code: GatewayErrorCode, options?: FailOptions): void;
+  /** The same from outside: the layers behind are told by the signal, as if the client were gone. */
+  cut(code: GatewayErrorCode): void;
 }
 
 export interface Exchange extends ExchangeBase {
