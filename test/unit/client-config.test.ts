@@ -211,9 +211,9 @@ environments:
     const { proxy } = parse(undefined, FLAGS, env);
     assert.equal(proxy.server?.url, 'http://proxy.example:3128');
     assert.equal(proxy.exceptions.length, 2);
-    const found = problems('stateDirectory: x\n', FLAGS, { https_proxy: 'http://me:secret@' });
+    const found = problems('stateDi: x\n', FLAGS, { https_proxy: 'http://me:secret@' });
     has(found, '- https_proxy: is not the URL of a proxy');
-    has(found, 'stateDirectory', 'did you mean stateDir');
+    has(found, 'stateDi', 'did you mean stateDir');
     assert.doesNotMatch(found.join(), /secret/);
   });
 
