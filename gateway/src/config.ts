@@ -51,6 +51,21 @@ export interface OrganizationPolicy {
   readonly limits: Partial<GatewayLimits>;
 }
 
+/** The OpenID Connect provider at which visitors sign in. */
+export interface SignInConfig {
+  /** As the provider writes it in its tokens. https, or http on this machine. */
+  readonly issuer: string;
+  readonly clientId: string;
+  /** Absolute. Undefined: a public client, which PKCE alone protects. */
+  readonly clientSecretFile: string | undefined;
+  readonly scopes: readonly string[];
+  readonly claims: { readonly user: string; readonly name: string; readonly organizations: string };
+  /** The `prompt` with which the provider offers another account. */
+  readonly switchPrompt: 'login' | 'select_account';
+  /** File with an additional root certificate for the provider. Absolute. */
+  readonly ca: string | undefined;
+}
+
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
@@ -72,6 +87,8 @@ export interface GatewayConfig {
   /** Absolute. */
   readonly stateDir: string;
   readonly directory: { readonly type: 'embedded' };
+  /** Undefined: nobody can sign in. */
+  readonly signIn: SignInConfig | undefined;
   readonly organizations: Readonly<Record<string, OrganizationPolicy>>;
   readonly limits: GatewayLimits;
   readonly drainDelayMs: number;
@@ -205,6 +222,38 @@ const organization = z.strictObject({
   limits: limits.default({}),
 });
 
+const issuer = text((value) => {
+  const url = URL.canParse(value) ? new URL(value) : undefined;
+  const isLocal = url !== undefined && /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(url.hostname);
+  if (
+    url &&
+    url.search === '' &&
+    url.hash === '' &&
+    (url.protocol === 'https:' || (url.protocol === 'http:' && isLocal))
+  ) {
+    return value;
+  }
+  throw new RangeError(`"${value}" is no issuer: write its https URL, without query`);
+});
+const claimName = z.string().min(1).max(256);
+const signIn = z.strictObject({
+  issuer,
+  clientId: z.string().min(1).max(1_024),
+  clientSecretFile: z.string().min(1).optional(),
+  scopes: list(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]+$/, 'is no scope'))
+    .refine((scopes) => scopes.includes('openid'), 'has to contain openid')
+    .default(['openid', 'profile']),
+  claims: z
+    .strictObject({
+      user: claimName.default('sub'),
+      name: claimName.default('name'),
+      organizations: claimName.default('groups'),
+    })
+    .prefault({}),
+  switchPrompt: z.enum(['login', 'select_account']).default('login'),
+  ca: z.string().min(1).optional(),
+});
+
 const configSchema = z.strictObject({
   domains: list(domain).min(1, 'name at least one domain').default(['gateway.localhost']),
   listeners: z
@@ -231,6 +280,7 @@ const configSchema = z.strictObject({
   directory: z
     .strictObject({ type: z.literal('embedded', { error: 'this version has the embedded directory only' }) })
     .default({ type: 'embedded' }),
+  signIn: signIn.optional(),
   organizations: z.record(z.string().refine(isOrganization, 'is no name of an organization'), organization).default({}),
   limits: limits.default({}),
   drainDelay: duration.default(0),
@@ -247,7 +297,13 @@ const VARIABLES: readonly Variable[] = [
     key,
     kind: 'text',
   })),
-  ...['stateDir', 'tls.certificate', 'tls.key'].map((key): Variable => ({ key, kind: 'path' })),
+  ...['signIn.issuer', 'signIn.clientId', 'signIn.switchPrompt'].map((key): Variable => ({ key, kind: 'text' })),
+  ...['user', 'name', 'organizations'].map((name): Variable => ({ key: `signIn.claims.${name}`, kind: 'text' })),
+  { key: 'signIn.scopes', kind: 'list' },
+  ...['stateDir', 'tls.certificate', 'tls.key', 'signIn.clientSecretFile', 'signIn.ca'].map((key): Variable => ({
+    key,
+    kind: 'path',
+  })),
   { key: 'publicPort', kind: 'number' },
   { key: 'tls', kind: 'json' },
   { key: 'organizations', kind: 'json' },
@@ -267,6 +323,8 @@ const keysAt = (path: readonly PropertyKey[]): readonly string[] => {
   if (path.length === 0) return Object.keys(configSchema.shape);
   if (first === 'limits' || path[2] === 'limits') return Object.keys(GATEWAY_LIMITS);
   if (first === 'listeners') return ['https', 'quic', 'http', 'internal'];
+  if (first === 'signIn')
+    return second === 'claims' ? Object.keys(signIn.shape.claims.unwrap().shape) : Object.keys(signIn.shape);
   if (first === 'tls') return ['certificate', 'key'];
   if (first === 'organizations' && second !== undefined) return Object.keys(organization.shape);
   return first === 'advertise' ? ['quic'] : ['type'];
@@ -354,7 +412,7 @@ export const parseGatewayConfig = (
   else problems.push(...crossCheck(result.data));
   if (!result.success || problems.length > 0) throw new ConfigError(problems, source);
 
-  const { drainDelay, drainTimeout, publicPort, ...data } = result.data;
+  const { drainDelay, drainTimeout, publicPort, signIn: visitors, ...data } = result.data;
   const directory = options.path === undefined ? '.' : dirname(options.path);
   const { internal } = data.listeners;
   return freeze({
@@ -369,6 +427,11 @@ export const parseGatewayConfig = (
       key: resolve(directory, pair.key),
     })),
     stateDir: resolve(directory, data.stateDir),
+    signIn: visitors && {
+      ...visitors,
+      clientSecretFile: visitors.clientSecretFile && resolve(directory, visitors.clientSecretFile),
+      ca: visitors.ca && resolve(directory, visitors.ca),
+    },
     limits: { ...GATEWAY_LIMITS, ...data.limits },
     drainDelayMs: drainDelay,
     drainTimeoutMs: drainTimeout,

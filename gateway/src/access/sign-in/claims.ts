@@ -61,7 +61,7 @@ const UNPRINTABLE = /\p{Cc}/u;
 export const readIdentity = (claims: Claims, names: ClaimNames): Identity | ClaimFault => {
   const user = readText(readClaim(claims, names.user));
   if (user === undefined) return 'user_missing';
-  if (user.length > MAX_USER_LENGTH || UNPRINTABLE.test(user)) return 'user_unusable';
+  if (Buffer.byteLength(user) > MAX_USER_LENGTH || UNPRINTABLE.test(user)) return 'user_unusable';
   // Whoever may enter any address at the provider must not become somebody else here.
   if (names.user === 'email' && claims['email_verified'] === false) return 'email_unverified';
 

@@ -11,8 +11,8 @@
  */
 import { parseHost } from '../../edge/host-router.ts';
 
-/** Characters of a return address. Beyond, the query is left out, then the path; longer ones are refused. Cookies have 4 KiB. */
-export const MAX_RETURN_TO_LENGTH = 2_048;
+/** Characters of a return address. It stands in cookies and codes of 4 KiB. Beyond, the query is left out, then the path; longer ones are refused. */
+export const MAX_RETURN_TO_LENGTH = 1_536;
 
 export interface ReturnTo {
   readonly environmentId: string;
