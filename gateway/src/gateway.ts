@@ -9,10 +9,12 @@ import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.t
 import { createLogAccess } from './access/log-access.ts';
 import { createRevocations } from './access/revocations.ts';
 import { createSigningKeys } from './access/signing-keys.ts';
+import { createTicketKeys } from './access/ticket-keys.ts';
 import { createTokenVerifier } from './access/tokens.ts';
 import type { GatewayConfig, InternalAddress, ListenAddress } from './config.ts';
 import type { Directory } from './directory/directory.ts';
 import { openEmbeddedDirectory } from './directory/embedded.ts';
+import { keepKeysFresh } from './directory/key-rotation.ts';
 import { CertificateError, loadCertificates, type CertificateStore } from './edge/certificates.ts';
 import { createEdge, type Edge } from './edge/edge.ts';
 import { createOwnHosts } from './hosts/own-hosts.ts';
@@ -271,6 +273,9 @@ const makeParts = async (
     page: createViewerPage(),
     clock,
   });
+  const ticketKeys = await createTicketKeys({ directory, clock, log });
+  closers.add('ticket keys', () => ticketKeys.close());
+  closers.add('rotation of keys', keepKeysFresh({ directory, clock, log }));
   const certificates = await openCertificateStore(config, log, clock);
   const logExchange = createAccessLog(log);
   const edge = createEdge({
@@ -278,6 +283,7 @@ const makeParts = async (
     publicPorts: () => new Set([publicPort()]),
     publicPort,
     certificates,
+    ticketKeys,
     forwarder,
     handlers: {
       apex: hosts.apex,

@@ -40,6 +40,7 @@ export type DirectoryChange =
   | { readonly kind: 'environment'; readonly environmentId: string }
   | { readonly kind: 'keys'; readonly use: KeyUse }
   | { readonly kind: 'revocations' }
+  | { readonly kind: 'blocks' }
   /** Changes were missed: everything may be different. */
   | { readonly kind: 'all' };
 
@@ -66,6 +67,14 @@ export interface Revocation {
   readonly revokedAt: number;
   /** From then on nothing is about that it could refuse. */
   readonly expiresAt: number;
+}
+
+/** Of what an operator lets nothing be served: one environment, or all of an organization. */
+export interface Block {
+  readonly kind: 'environment' | 'organization';
+  /** Id of the environment, name of the organization; whether there is one or not. */
+  readonly subject: string;
+  readonly blockedAt: number;
 }
 
 export interface Directory {
@@ -112,6 +121,11 @@ export interface Directory {
   revoke(revocation: Revocation): Promise<void>;
   /** Those that have not expired. */
   revocations(): Promise<Revocation[]>;
+  /** By an operator. Blocking what is blocked changes nothing. */
+  block(of: Pick<Block, 'kind' | 'subject'>): Promise<void>;
+  /** False if it was not blocked. */
+  unblock(of: Pick<Block, 'kind' | 'subject'>): Promise<boolean>;
+  blocks(): Promise<Block[]>;
   /** Tells of changes, also those another process made, within {@link CHANGE_POLL_MS}. Returns what ends it. */
   watch(listener: (change: DirectoryChange) => void): () => void;
   close(): Promise<void>;

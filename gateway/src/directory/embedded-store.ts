@@ -80,6 +80,11 @@ const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (kind, subject)
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  CREATE TABLE blocks (
+    kind TEXT NOT NULL, subject TEXT NOT NULL, blocked_at INTEGER NOT NULL, PRIMARY KEY (kind, subject)
+  ) STRICT, WITHOUT ROWID;
+  `,
 ];
 
 const errorCode = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);
@@ -193,7 +198,7 @@ const createChangeLog = (database: DatabaseSync, log: DirectoryLog | undefined) 
         if (kind === 'runner') tell({ kind, runnerId: subject });
         else if (kind === 'environment') tell({ kind, environmentId: subject });
         else if (kind === 'keys' && isKeyUse(subject)) tell({ kind, use: subject });
-        else if (kind === 'revocations') tell({ kind });
+        else if (kind === 'revocations' || kind === 'blocks') tell({ kind });
         else tell({ kind: 'all' });
       }
     },

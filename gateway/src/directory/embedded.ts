@@ -2,6 +2,7 @@
 import type { Clock } from '../../../shared/src/clock.ts';
 import { describeError } from '../../../shared/src/errors.ts';
 import type { Directory } from './directory.ts';
+import { createEmbeddedBlocks } from './embedded-blocks.ts';
 import { createEmbeddedEnvironments } from './embedded-environments.ts';
 import { createEmbeddedKeys } from './embedded-keys.ts';
 import { createEmbeddedRevocations } from './embedded-revocations.ts';
@@ -45,6 +46,7 @@ export const openEmbeddedDirectory = async (
     ...environments,
     ...keys,
     ...revocations,
+    ...createEmbeddedBlocks(store),
     watch: (listener) => store.watch(listener),
     close: async () => {
       cancelSweep?.();

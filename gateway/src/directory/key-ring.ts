@@ -55,7 +55,7 @@ export interface KeyPolicy {
 const HOUR_MS = 3_600_000;
 /** Keys are replaced every 30 days: whoever copied one has it for no longer than that. */
 export const KEY_LIFETIME_MS = 30 * 24 * HOUR_MS;
-/** Half of the day that a ticket key may live: whoever learns one reads no more than the early data there is none of. */
+/** Half of the day that a ticket key may live: whoever learns one can read what was said under it in TLS 1.2. */
 export const TICKET_KEY_LIFETIME_MS = 12 * HOUR_MS;
 /**
  * Runners ask for a membership every 12 h, and learn of the authority's keys with it. Each has asked twice before it

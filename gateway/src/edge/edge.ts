@@ -10,6 +10,7 @@ import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { Clock } from '../../../shared/src/clock.ts';
+import type { TicketKeys } from '../access/ticket-keys.ts';
 import type { ListenAddress } from '../config.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import type { GatewayLimits } from '../limits.ts';
@@ -75,6 +76,8 @@ export interface EdgeDeps {
   /** Port of https URLs, for redirects from plain HTTP. */
   readonly publicPort: () => number;
   readonly certificates: CertificateStore;
+  /** Absent: session tickets are good at this edge alone. */
+  readonly ticketKeys?: Pick<TicketKeys, 'current' | 'onChange'>;
   readonly forwarder: EdgeForwarder;
   readonly handlers: {
     readonly apex: EdgeHandler;
@@ -180,10 +183,10 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     tunnel: tunnel && { ...tunnel, names: new Set(deps.domains.map((domain) => `tunnel.${domain}`)) },
   });
   const tls = createTlsServer({
-    clock,
     log,
     limits,
     certificates: deps.certificates,
+    ticketKeys: deps.ticketKeys,
     onSecure(socket) {
       counter.handshakeDone(socket);
       if (closed) socket.destroy();

@@ -26,8 +26,3 @@ export const TLS_OPTIONS = {
   honorCipherOrder: false,
   secureOptions: constants.SSL_OP_NO_RENEGOTIATION | constants.SSL_OP_NO_COMPRESSION,
 } as const satisfies SecureContextOptions;
-
-/** Length of a ticket key in Node: name, HMAC and AES key of 16 bytes each. */
-export const TICKET_KEY_BYTES = 48;
-/** Half of the day that safety row 51 allows: whoever learns a key reads no more than what was said since. */
-export const TICKET_KEY_ROTATION_MS = 12 * 3_600_000;

@@ -47,7 +47,7 @@ const TURNED_AWAY_LOG_MS = 10_000;
 
 /** Handshakes under way may still end for so long when the gateway closes, ms: several round trips. Then they are cut. */
 const CLOSE_GRACE_MS = 250;
-/** How long the authority's keys are taken from memory, ms: the old and the new key overlap by days when they change. */
+/** How long the authority's keys are taken from memory, ms, unless they change: which of them counts follows from the time. */
 const TRUST_MEMORY_MS = 10_000;
 
 interface Trust {
@@ -75,27 +75,35 @@ export const addressGroup = (remoteAddress: string): string => {
 };
 
 /**
- * The keys to trust, read anew when {@link TRUST_MEMORY_MS} have passed; while the directory is away, those of before.
+ * The keys to trust, read anew when {@link TRUST_MEMORY_MS} have passed or they have changed; while the directory is
+ * away, those of before.
  */
-const createTrust = (directory: Directory, clock: Clock): (() => Promise<Trust>) => {
+const createTrust = (directory: Directory, clock: Clock): { get(): Promise<Trust>; close(): void } => {
   let known: Trust | undefined;
   let readAt = -Infinity;
-  return async () => {
-    if (known && clock.monotonic() - readAt < TRUST_MEMORY_MS) return known;
-    try {
-      const { trust, issuer } = await directory.authority();
-      known = { trust, issuer };
-      readAt = clock.monotonic();
-    } catch (error) {
-      if (!known) throw new RefusedError('unavailable', { cause: error });
-    }
-    return known;
+  const unwatch = directory.watch(({ kind }) => {
+    if (kind === 'keys' || kind === 'all') readAt = -Infinity;
+  });
+  return {
+    async get() {
+      if (known && clock.monotonic() - readAt < TRUST_MEMORY_MS) return known;
+      try {
+        readAt = clock.monotonic();
+        const { trust, issuer } = await directory.authority();
+        known = { trust, issuer };
+      } catch (error) {
+        readAt = -Infinity;
+        if (!known) throw new RefusedError('unavailable', { cause: error });
+      }
+      return known;
+    },
+    close: unwatch,
   };
 };
 
 export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
   const { directory, registry, membership, clock, log, limits } = deps;
-  const currentAuthority = createTrust(directory, clock);
+  const currentTrust = createTrust(directory, clock);
   const perAddress = new Map<string, number>();
   const running = new Set<Promise<void>>();
   const ended = new AbortController();
@@ -144,7 +152,7 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
           clock,
           membership: () => membership.token(),
           async verify(token, peerKey) {
-            const authority = await currentAuthority();
+            const authority = await currentTrust.get();
             ({ trust } = authority);
             const peer = await verifyMembership(token, { ...authority, group: 'runner', peerKey }, { clock });
             who.runnerId = peer.id;
@@ -193,6 +201,7 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
     stats: () => ({ unauthenticated: running.size, turnedAway }),
     async close() {
       isClosed = true;
+      currentTrust.close();
       // Those that are nearly done get a leg, on which the registry says goodbye with the reason.
       const cancel = clock.timer(CLOSE_GRACE_MS, () => ended.abort(new RefusedError('draining')));
       await Promise.all(running);

@@ -1,6 +1,8 @@
 /** The gateway's own membership: signed by the cluster's authority for the gateway's key, renewed from half-life on. */
 import { createHash } from 'node:crypto';
+import { decodeProtectedHeader } from 'jose';
 import type { Clock } from '../../../shared/src/clock.ts';
+import type { JsonWebKeySet } from '../../../shared/src/identity/enrolment.ts';
 import { createSigner, type IdentityKey } from '../../../shared/src/identity/keys.ts';
 import { readMembership, signMembership } from '../../../shared/src/identity/membership.ts';
 import type { Directory } from '../directory/directory.ts';
@@ -34,6 +36,10 @@ export const createOwnMembership = async (deps: {
   const { directory, key, clock, log } = deps;
   const gatewayId = gatewayIdOf(key.publicKey);
   const sign = createSigner(key);
+  const isSignedBy = (trusted: JsonWebKeySet): boolean => {
+    const { kid } = decodeProtectedHeader(token);
+    return trusted.keys.some((each) => each['kid'] === kid);
+  };
   const make = async (): Promise<string> => {
     const { current } = await directory.authority();
     return signMembership(
@@ -45,6 +51,8 @@ export const createOwnMembership = async (deps: {
 
   let token = await make();
   let { issuedAt, expiresAt } = readMembership(token);
+  /** The authority's keys may have changed: what signed the membership may not be accepted any more. */
+  let isDoubtful = false;
   let isClosed = false;
   let cancel: () => void = () => {};
 
@@ -55,12 +63,18 @@ export const createOwnMembership = async (deps: {
   };
 
   const check = async (): Promise<void> => {
-    if (isDue()) {
+    cancel();
+    if (isDoubtful || isDue()) {
       try {
+        if (isDoubtful) {
+          isDoubtful = false;
+          if (isSignedBy((await directory.authority()).trust) && !isDue()) return schedule();
+        }
         token = await make();
         ({ issuedAt, expiresAt } = readMembership(token));
         log.info({ gatewayId, expiresAt: new Date(expiresAt).toISOString() }, 'own membership renewed');
       } catch (error) {
+        isDoubtful = true;
         log.error({ err: error, gatewayId }, 'the own membership could not be renewed, it is tried again');
       }
     }
@@ -70,6 +84,11 @@ export const createOwnMembership = async (deps: {
     if (!isClosed) cancel = clock.timer(RENEWAL_CHECK_MS, () => void check());
   };
   schedule();
+  const unwatch = directory.watch((change) => {
+    if (change.kind !== 'all' && (change.kind !== 'keys' || change.use !== 'authority')) return;
+    isDoubtful = true;
+    void check();
+  });
 
   return {
     gatewayId,
@@ -78,6 +97,7 @@ export const createOwnMembership = async (deps: {
     close() {
       isClosed = true;
       cancel();
+      unwatch();
     },
   };
 };
