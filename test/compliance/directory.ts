@@ -551,6 +551,32 @@ export const directoryCompliance = (name: string, createStore: () => Promise<Dir
       });
     });
 
+    it('keeps a list of what an operator has blocked, and tells of it', async () => {
+      const changes = changesOf(directory);
+      assert.deepEqual(await directory.blocks(), []);
+      const demo = { kind: 'environment', subject: 'demo' } as const;
+      const acme = { kind: 'organization', subject: 'acme' } as const;
+      await directory.block(demo);
+      const blockedAt = clock.now();
+      await clock.advance(CHANGE_POLL_MS);
+      await directory.block(acme);
+      assert.deepEqual(await directory.blocks(), [
+        { ...demo, blockedAt },
+        { ...acme, blockedAt: clock.now() },
+      ]);
+      assert.deepEqual(changes.splice(0), [{ kind: 'blocks' }, { kind: 'blocks' }]);
+      await directory.block(demo);
+      assert.equal((await directory.blocks())[0]?.blockedAt, blockedAt, 'blocked since the first time');
+      assert.deepEqual(changes.splice(0), []);
+
+      const other = await open();
+      assert.equal(await other.unblock(demo), true);
+      assert.equal(await other.unblock(demo), false);
+      assert.deepEqual(await directory.blocks(), [{ ...acme, blockedAt: clock.now() }]);
+      await clock.advance(CHANGE_POLL_MS);
+      assert.deepEqual(changes.splice(0), [{ kind: 'blocks' }]);
+    });
+
     it('keeps everything for the next process', async () => {
       const one = await joined('acme');
       await directory.claim(one.id, [environment('demo')]);

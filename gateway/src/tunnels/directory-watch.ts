@@ -77,7 +77,7 @@ export const watchDirectory = (
 
   const unwatch = deps.directory.watch((change) => {
     // No route and no runner hangs on keys and sessions.
-    if (change.kind === 'keys' || change.kind === 'revocations') return;
+    if (change.kind === 'keys' || change.kind === 'revocations' || change.kind === 'blocks') return;
     checks.onChange(change.kind === 'environment' ? change.environmentId : undefined);
     if (change.kind === 'runner') runners.add(change.runnerId);
     else if (change.kind === 'environment') environments.add(change.environmentId);
