@@ -5,7 +5,7 @@
  *
  * `test/run.ts` installs what is missing where it may, and leaves out the files whose needs are not met.
  */
-import { spawnSync } from 'node:child_process';
+import { spawnSync, type SpawnSyncOptions } from 'node:child_process';
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
@@ -113,12 +113,16 @@ export const installCommand = (packages: readonly string[]): string =>
   `apt-get update && apt-get install -y --no-install-recommends ${packages.join(' ')}`;
 
 /**
- * Installs Debian packages. `not-allowed`: this is no Debian, or not root, so nothing was tried.
+ * Installs Debian packages; what apt-get says goes to `output`. `not-allowed`: this is no Debian, or not root, so
+ * nothing was tried.
  */
-export const installPackages = (packages: readonly string[]): 'installed' | 'not-allowed' | 'failed' => {
+export const installPackages = (
+  packages: readonly string[],
+  output: 'stdout' | 'stderr' = 'stdout',
+): 'installed' | 'not-allowed' | 'failed' => {
   if (process.getuid?.() !== 0 || !isDebian() || findProgram('apt-get') === undefined) return 'not-allowed';
   const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  const options = { stdio: 'inherit', env: environment } as const;
+  const options: SpawnSyncOptions = { stdio: ['inherit', output === 'stdout' ? 1 : 2, 2], env: environment };
   // An update that fails in part (one unreachable mirror) may still be enough: the install tells.
   spawnSync('apt-get', ['update', '-q'], options);
   const result = spawnSync('apt-get', ['install', '-y', '-q', '--no-install-recommends', ...packages], options);
