@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { systemClock, delay, type Clock } from '../../shared/src/clock.ts';
 import { describeError } from '../../shared/src/errors.ts';
+import { loadOrCreateInternalToken } from '../../shared/src/identity/internal-token.ts';
 import { loadOrCreateKey, type IdentityKey } from '../../shared/src/identity/keys.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
@@ -22,7 +23,6 @@ import { createLogsHost } from './logs/logs-host.ts';
 import { createViewerPage } from './logs/viewer-page.ts';
 import { createAccessLog } from './observability/access-log.ts';
 import { listenInternal, type InternalListener } from './observability/internal-listener.ts';
-import { loadOrCreateToken } from './observability/internal-token.ts';
 import type { Logger } from './observability/log.ts';
 import { createMetrics, type Metrics } from './observability/metrics.ts';
 import { createCallbackHost } from './oauth/callback-host.ts';
@@ -352,8 +352,7 @@ const start = async (
   const { edge, acceptor, registry, membership, metrics, directory } = parts;
   signal.throwIfAborted();
 
-  const tokenPath = join(config.stateDir, 'internal.token');
-  const token = await loadOrCreateToken(tokenPath).catch((cause: unknown) => {
+  const token = await loadOrCreateInternalToken(config.stateDir).catch((cause: unknown) => {
     throw new StartError('stateDir', describeError(cause), { cause });
   });
   const startedAt = clock.monotonic();

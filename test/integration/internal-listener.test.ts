@@ -7,7 +7,12 @@ import { join } from 'node:path';
 import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
 import { listenInternal } from '../../gateway/src/observability/internal-listener.ts';
-import { isAuthorized, loadOrCreateToken } from '../../gateway/src/observability/internal-token.ts';
+import {
+  internalTokenPath,
+  isAuthorized,
+  loadOrCreateInternalToken,
+  readInternalToken,
+} from '../../shared/src/identity/internal-token.ts';
 import { portHost, startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startTestRunner } from '../support/runner.ts';
 
@@ -178,13 +183,17 @@ describe('the internal token', () => {
   it('is made once, also by several at a time, and refused when it is broken', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'token-test-'));
     try {
-      const path = join(directory, 'state', 'internal.token');
-      const tokens = await Promise.all(Array.from({ length: 8 }, () => loadOrCreateToken(path)));
+      const stateDir = join(directory, 'state');
+      const tokens = await Promise.all(Array.from({ length: 8 }, () => loadOrCreateInternalToken(stateDir)));
       assert.equal(new Set(tokens).size, 1);
+      assert.equal(Buffer.from(tokens[0]!, 'base64url').length, 32);
+      assert.equal((await stat(internalTokenPath(stateDir))).mode & 0o777, 0o600);
+      assert.equal(await readInternalToken(stateDir), tokens[0]);
+      assert.equal(isAuthorized(`Bearer ${tokens[0]}x`, tokens[0]!), false);
       assert.equal(isAuthorized(`Bearer ${tokens[0]}`, tokens[0]!), true);
       assert.equal(isAuthorized(undefined, tokens[0]!), false);
-      await writeFile(path, 'short\n');
-      await assert.rejects(loadOrCreateToken(path), /is broken/);
+      await writeFile(internalTokenPath(stateDir), 'short\n');
+      await assert.rejects(loadOrCreateInternalToken(stateDir), /is broken/);
     } finally {
       await rm(directory, { recursive: true, force: true });
     }

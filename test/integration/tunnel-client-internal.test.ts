@@ -11,7 +11,6 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import { connectRunner, type RunnerClient } from '../../tunnel-client/src/client.ts';
 import type { InternalAddress } from '../../tunnel-client/src/config.ts';
 import { type InternalListener, listenInternal } from '../../tunnel-client/src/internal-listener.ts';
-import { internalTokenPath, isAuthorized, loadOrCreateInternalToken } from '../../tunnel-client/src/internal-token.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startTestRunner, type TestRunner, until } from '../support/runner.ts';
@@ -217,22 +216,6 @@ describe('internal listener of the tunnel client: a Unix socket', () => {
     });
     await listen(client, { kind: 'unix', path });
     assert.equal((await send({ socketPath: path, path: '/livez', headers: { host: 'localhost' } })).status, 200);
-  });
-});
-
-describe('internal token', () => {
-  it('is made once with 256 bits, for its owner alone, and replaced when it is broken', async () => {
-    const stateDir = join(directory, 'token');
-    const token = await loadOrCreateInternalToken(stateDir);
-    assert.equal(Buffer.from(token, 'base64url').length, 32);
-    assert.equal((await stat(internalTokenPath(stateDir))).mode & 0o777, 0o600);
-    assert.equal(await loadOrCreateInternalToken(stateDir), token);
-    await writeFile(internalTokenPath(stateDir), 'short');
-    const fresh = await loadOrCreateInternalToken(stateDir);
-    assert.notEqual(fresh, token);
-    assert.equal(isAuthorized(`Bearer ${fresh}`, fresh), true);
-    assert.equal(isAuthorized(`Bearer ${token}`, fresh), false);
-    assert.equal(isAuthorized(undefined, fresh), false);
   });
 });
 

@@ -6,9 +6,9 @@
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { connect, type AddressInfo } from 'node:net';
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
+import { isAuthorized } from '../../../shared/src/identity/internal-token.ts';
 import { formatHostPort, unmapIPv4 } from '../../../shared/src/transport/address.ts';
 import type { InternalAddress } from '../config.ts';
-import { isAuthorized } from './internal-token.ts';
 
 export interface InternalDeps {
   readonly token: string;

@@ -2,10 +2,10 @@
  * Ed25519 keys: who a runner or a gateway is. tweetnacl makes keys and signs, so that the tunnel client needs nothing
  * of the platform; node:crypto verifies, as it is a hundred times faster at that.
  */
-import { createHash, createPrivateKey, createPublicKey, randomBytes, sign as signNatively, verify } from 'node:crypto';
-import { link, mkdir, open, readFile, rename, stat, unlink } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { createHash, createPrivateKey, createPublicKey, sign as signNatively, verify } from 'node:crypto';
+import { readFile, stat } from 'node:fs/promises';
 import nacl from 'tweetnacl';
+import { createSecretFile } from './secret-file.ts';
 
 export interface IdentityKey {
   /** 32 bytes. */
@@ -112,20 +112,6 @@ const readKey = async (path: string): Promise<IdentityKey | undefined> => {
   }
 };
 
-/** Puts the finished file in its place, unless another process was first. */
-const publish = async (temporary: string, path: string): Promise<void> => {
-  try {
-    await link(temporary, path);
-  } catch (error) {
-    if (errorCode(error) === 'EEXIST') return;
-    // Some network and container file systems have no hard links: last one wins there, and everybody reads it again.
-    if (['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK', 'ENOSYS'].includes(errorCode(error) ?? '')) {
-      return rename(temporary, path);
-    }
-    throw error;
-  }
-};
-
 /**
  * Reads the key at `path`, or makes one there (0600, in a directory of 0700): a whole file or none, and of two
  * processes that start at once both get the same key. Rejects when the file is there and is not a key.
@@ -133,21 +119,10 @@ const publish = async (temporary: string, path: string): Promise<void> => {
 export const loadOrCreateKey = async (path: string): Promise<IdentityKey> => {
   const existing = await readKey(path);
   if (existing) return existing;
-  const temporary = `${path}.${randomBytes(8).toString('hex')}.tmp`;
   try {
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-    const file = await open(temporary, 'wx', 0o600);
-    try {
-      await file.writeFile(`${JSON.stringify(privateKeyToJwk(createKey()))}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await publish(temporary, path);
+    await createSecretFile(path, `${JSON.stringify(privateKeyToJwk(createKey()))}\n`);
   } catch (error) {
     throw new Error(`The key file ${path} cannot be made. Its directory has to be writable`, { cause: error });
-  } finally {
-    await unlink(temporary).catch(() => {});
   }
   const key = await readKey(path);
   if (!key) throw new Error(`The key file ${path} was removed while it was being made`);

@@ -1,9 +1,9 @@
 /** Asks the running client over its internal listener. */
 import { request } from 'node:http';
 import { describeError } from '../../../shared/src/errors.ts';
+import { internalTokenPath, readInternalToken } from '../../../shared/src/identity/internal-token.ts';
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
 import type { InternalAddress } from '../config.ts';
-import { internalTokenPath, readInternalToken } from '../internal-token.ts';
 import { CommandError } from './io.ts';
 
 /** A local answer takes milliseconds; a client that is stuck is told as such. */
