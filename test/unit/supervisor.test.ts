@@ -101,7 +101,7 @@ const start = () => {
           async connect() {
             const pair = await makeLeg(gateway.id);
             pairs.push(pair);
-            resolve(pair.runnerLeg);
+            resolve({ leg: pair.runnerLeg, reason: 'first' });
             await settle();
             return pair;
           },
@@ -111,12 +111,13 @@ const start = () => {
           },
         });
       }),
-    onUp: (leg, onDrain) => {
+    transports: ['quic'],
+    attach: (leg, onDrain) => {
       leg.attach({ onStream: (stream) => stream.accept() });
-      drains.set(leg, () => onDrain({ type: 'drain', reason: 'shutdown' }));
-      events.push('up');
+      drains.set(leg, onDrain);
     },
-    onState: (_leg, state) => events.push(state),
+    onUp: () => void events.push('up'),
+    onState: ({ state }) => void events.push(state),
     onDown: (_leg, { code }) => events.push(`down ${code}`),
     onError: (_error, retryInMs) => errors.push(retryInMs),
     onMembershipRefused: () => (refusals += 1),
@@ -244,9 +245,11 @@ describe('supervisor', () => {
       clock: late,
       random: () => 0.5,
       log: silentLogger,
-      dial: () => Promise.resolve(pair.runnerLeg),
-      onUp: (leg) => leg.attach({}),
-      onState: (_leg, state) => events.push(state),
+      transports: ['quic'],
+      dial: () => Promise.resolve({ leg: pair.runnerLeg, reason: 'first' }),
+      attach: (leg) => leg.attach({}),
+      onUp: () => undefined,
+      onState: ({ state }) => void events.push(state),
       onDown: () => undefined,
       onError: () => undefined,
       onMembershipRefused: () => undefined,

@@ -33,6 +33,7 @@ import {
   type RunnerState,
   type RunnerStatus,
 } from './status.ts';
+import { TRANSPORT_CHOICES, type TransportChoice } from './transport.ts';
 
 export type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
 export { RefusedError } from '../../shared/src/errors.ts';
@@ -41,6 +42,7 @@ export type { LogSettings } from './log-server/log-source.ts';
 export type { Logger } from './logger.ts';
 export { type ProxySettings, proxySettingsOf } from './proxy-settings.ts';
 export type * from './status.ts';
+export type { Transport, TransportChoice, TransportReason } from './transport.ts';
 
 export interface RunnerOptions {
   /** `https://api.<domain>[:port]`. */
@@ -54,6 +56,8 @@ export interface RunnerOptions {
   readonly ca?: string;
   /** The HTTP proxy that gateways are reached through over TCP; of environment variables: {@link proxySettingsOf}. */
   readonly proxy?: ProxySettings;
+  /** What legs are carried by; `auto`, the default: the best one that works. */
+  readonly transport?: TransportChoice;
   readonly environments?: readonly EnvironmentInput[];
   /** `target`: URL of the runner's HTTP service, which gets `GET` and `POST /oauth/<scm>/callback`. */
   readonly oauth?: { readonly target: string };
@@ -123,6 +127,9 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
   const url = parseGatewayUrl(options.gateway);
   if (!isId(options.runnerId)) throw new RangeError(`"${options.runnerId}" is not the id of a runner: ${ID_RULE}`);
   if (options.ca !== undefined) checkCa(options.ca);
+  if (!TRANSPORT_CHOICES.includes(options.transport ?? 'auto')) {
+    throw new RangeError(`"${options.transport}" is no transport: it is one of ${TRANSPORT_CHOICES.join(', ')}`);
+  }
   const clock = options.clock ?? systemClock;
   const log = options.logger ?? silentLogger;
   const emitter = new EventEmitter();
@@ -156,7 +163,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     emit('error', error, problem);
   };
   const updateState = (): void => {
-    const isUp = running?.supervisor.legs().some((entry) => entry.state !== 'left') ?? false;
+    const isUp = running?.supervisor.legs().some(({ state: each }) => each !== 'left' && each !== 'standby') ?? false;
     setState(isUp ? 'online' : running?.enrolment.current() ? 'connecting' : 'joining');
   };
 
@@ -271,10 +278,12 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       gateway: url.origin,
       keyFingerprint: running ? keyFingerprint(running.key.publicKey) : undefined,
       membershipExpiresAt: running?.enrolment.current()?.membership.expiresAt,
-      legs: (running?.supervisor.legs() ?? []).map(({ leg, gatewayId, state: legState, upSince }) => ({
+      legs: (running?.supervisor.legs() ?? []).map(({ leg, gatewayId, reason, state: legState, upSince }) => ({
         id: leg.id,
         gatewayId,
         transport: leg.transport,
+        reason,
+        inspected: leg.inspected,
         remoteAddress: leg.remoteAddress,
         state: legState,
         rttMs: leg.stats().rttMs,

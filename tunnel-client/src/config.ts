@@ -13,6 +13,7 @@ import { parseGatewayUrl } from './gateway-url.ts';
 import { parseOauthTarget } from './oauth-target.ts';
 import { proxySettingsOf, type ProxySettings } from './proxy-settings.ts';
 import { ConfigError, type Problem, suggest, zodProblems } from './problems.ts';
+import { TRANSPORT_CHOICES, type TransportChoice } from './transport.ts';
 
 export type InternalAddress =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
@@ -31,6 +32,7 @@ export interface ClientConfig {
   readonly ca: string | undefined;
   /** Of `HTTPS_PROXY` and `NO_PROXY`. */
   readonly proxy: ProxySettings;
+  readonly transport: TransportChoice;
   readonly internal: InternalAddress;
   /** Where OAuth callbacks go. */
   readonly oauth: { readonly target: string } | undefined;
@@ -47,6 +49,7 @@ export interface ConfigFlags {
   readonly exchangeTokenFile?: string;
   readonly stateDir?: string;
   readonly ca?: string;
+  readonly transport?: string;
   readonly internal?: string;
   readonly oauthTarget?: string;
   readonly expose?: readonly string[];
@@ -111,6 +114,7 @@ const settingsSchema = z.object({
   exchangeTokenFile: z.string().min(1).optional(),
   stateDir: z.string().min(1),
   ca: z.string().min(1).optional(),
+  transport: z.enum(TRANSPORT_CHOICES, { error: `must be one of ${TRANSPORT_CHOICES.join(', ')}` }),
   internal: parsedBy(parseInternalAddress),
   oauth: z
     .object(
@@ -133,6 +137,7 @@ const FLAG_NAMES: Readonly<Partial<Record<SettingKey, keyof ConfigFlags>>> = {
   exchangeTokenFile: 'exchangeTokenFile',
   stateDir: 'stateDir',
   ca: 'ca',
+  transport: 'transport',
   internal: 'internal',
   oauth: 'oauthTarget',
   drainTimeout: 'drainTimeout',
@@ -222,6 +227,7 @@ const baseOfFile = ({ file, cwd }: ConfigSources): string => (file ? dirname(res
 const mergeSettings = (sources: ConfigSources, file: FileContent): Settings => {
   const values: Record<string, unknown> = {
     stateDir: DEFAULT_STATE_DIR,
+    transport: 'auto',
     internal: DEFAULT_INTERNAL,
     drainTimeout: DEFAULT_DRAIN_TIMEOUT,
     logLevel: 'info',

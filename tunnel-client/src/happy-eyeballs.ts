@@ -29,10 +29,14 @@ export const raceAttempts = <C, R>(
   candidates: readonly C[],
   attempt: (candidate: C, options: { signal: AbortSignal }) => Promise<R>,
   discard: (late: R) => void,
-  options: { signal: AbortSignal; attemptDelayMs?: number },
+  options: {
+    signal: AbortSignal;
+    /** Until the candidate behind the one of this index is started, ms. */
+    delayAfter?: (index: number) => number;
+  },
 ): Promise<R> =>
   new Promise<R>((resolve, reject) => {
-    const { signal, attemptDelayMs = CONNECTION_ATTEMPT_DELAY_MS } = options;
+    const { signal, delayAfter = () => CONNECTION_ATTEMPT_DELAY_MS } = options;
     const losers = new AbortController();
     const errors: unknown[] = [];
     let next = 0;
@@ -52,8 +56,9 @@ export const raceAttempts = <C, R>(
     const startNext = (): void => {
       cancelTimer();
       if (settled || next >= candidates.length) return;
-      const candidate = candidates[next++] as C;
-      cancelTimer = deps.clock.timer(attemptDelayMs, startNext);
+      const index = next++;
+      const candidate = candidates[index] as C;
+      cancelTimer = deps.clock.timer(delayAfter(index), startNext);
       attempt(candidate, { signal: losers.signal }).then(
         (result) => {
           if (settled) return discard(result);

@@ -1,5 +1,6 @@
 /** The client's metrics in the Prometheus text format (version 0.0.4), without a library: a runner embeds this. */
 import type { RunnerStatus } from './status.ts';
+import { TRANSPORTS } from './transport.ts';
 
 type Labels = Readonly<Record<string, string>>;
 type Sample = readonly [labels: Labels, value: number];
@@ -18,7 +19,8 @@ const family = (name: string, type: 'counter' | 'gauge', help: string, samples: 
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
 export const renderMetrics = (status: RunnerStatus): string => {
-  const transports = [...new Set(['quic', ...status.legs.map(({ transport }) => transport)])];
+  const serving = status.legs.filter(({ state }) => state !== 'standby');
+  const ways = Map.groupBy(serving, ({ transport, reason, inspected }) => `${transport} ${reason} ${inspected}`);
   const count = (state: string): number => status.environments.filter((entry) => entry.state === state).length;
   const prefix = 'gitpod_tunnel_client';
   return [
@@ -27,7 +29,20 @@ export const renderMetrics = (status: RunnerStatus): string => {
       `${prefix}_legs`,
       'gauge',
       'Legs that are up.',
-      transports.map((transport) => [{ transport }, status.legs.filter((leg) => leg.transport === transport).length]),
+      TRANSPORTS.map((transport) => [{ transport }, serving.filter((leg) => leg.transport === transport).length]),
+    ),
+    family(
+      `${prefix}_leg_transport_info`,
+      'gauge',
+      'Legs that are up, by transport and why it is used, and by whether TLS is inspected on the way.',
+      [...ways.values()].flatMap((legs): Sample[] =>
+        legs
+          .slice(0, 1)
+          .map(({ transport, reason, inspected }) => [
+            { transport, reason, inspected: String(inspected) },
+            legs.length,
+          ]),
+      ),
     ),
     family(
       `${prefix}_leg_rtt_seconds`,

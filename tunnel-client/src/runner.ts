@@ -1,7 +1,7 @@
 /** Puts the parts of a running client together: enrolment, supervisor, announcer and dialer know of each other here. */
 import { randomBytes } from 'node:crypto';
 import type { Clock } from '../../shared/src/clock.ts';
-import type { IdentityKey } from '../../shared/src/identity/keys.ts';
+import { type IdentityKey, sign } from '../../shared/src/identity/keys.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { MessageOf } from '../../shared/src/protocol/messages.ts';
 import { createQuicDialer, type QuicDialer } from '../../shared/src/transport/quic.ts';
@@ -17,9 +17,13 @@ import type { LogServer } from './log-server/log-server.ts';
 import type { Logger } from './logger.ts';
 import { createOutbound } from './outbound.ts';
 import { NO_PROXY_SETTINGS } from './proxy-settings.ts';
+import { createQuicConnector } from './quic-connector.ts';
 import type { Resolver } from './resolver.ts';
 import type { LegEvent, RunnerEvents } from './status.ts';
 import { createSupervisor, type Supervisor } from './supervisor.ts';
+import { createTcpConnector } from './tcp-connector.ts';
+import { TRANSPORTS } from './transport.ts';
+import { createTransportRace } from './transport-race.ts';
 import { VERSION } from './version.ts';
 
 /** What needs the key, and so exists only after the start. */
@@ -81,19 +85,26 @@ export const startRunner = (context: RunnerContext): Running => {
     log.info({ legId: leg.id, type }, 'leg changed');
     emit('leg', { type, legId: leg.id, gatewayId: gatewayOf(leg) });
   };
+  const { transport = 'auto' } = options;
+  const transports = transport === 'auto' ? TRANSPORTS : [transport];
+  const dialLeg = createLegDialer({
+    clock,
+    connectors: {
+      quic: createQuicConnector({ clock, resolver, dialer: quic }),
+      webtransport: createTcpConnector({ clock, outbound }, { transport: 'webtransport', url }),
+      websocket: createTcpConnector({ clock, outbound }, { transport: 'websocket', url }),
+    },
+    enrolment,
+    sign: (message) => sign(key, message),
+    hello: { instance: randomBytes(16).toString('base64url'), instanceStartedAt: clock.now(), agent },
+  });
   const supervisor = createSupervisor({
     clock,
     random: Math.random,
     log,
-    dial: createLegDialer({
-      clock,
-      resolver,
-      transport: quic,
-      enrolment,
-      hello: { instance: randomBytes(16).toString('base64url'), instanceStartedAt: clock.now(), agent },
-    }),
-    onUp: (leg, onDrain) => {
-      const gatewayId = gatewayOf(leg);
+    transports,
+    dial: createTransportRace({ clock, dial: dialLeg }, { transports }),
+    attach: (leg, onDrain) => {
       leg.attach({
         onStream: (stream) => dialer.handle(stream),
         onMessage: (message) => {
@@ -101,20 +112,24 @@ export const startRunner = (context: RunnerContext): Running => {
           if (message.type !== 'drain') return;
           // Whoever follows a log there is to go on at another gateway while that one still waits.
           if (message.reason === 'shutdown') context.logs.endLeg(leg);
-          onDrain(message);
+          onDrain();
         },
       });
+    },
+    onUp: ({ leg, gatewayId, reason }) => {
       announcer.addLeg(leg, gatewayId);
-      const { transport, remoteAddress } = leg;
-      log.info({ legId: leg.id, gatewayId, transport, remoteAddress }, 'leg up');
-      emit('leg', { type: 'up', legId: leg.id, gatewayId, transport, remoteAddress });
+      const { transport: used, remoteAddress, inspected } = leg;
+      const fields = { legId: leg.id, gatewayId, transport: used, reason, remoteAddress, inspected };
+      log.info(fields, 'leg up');
+      if (inspected) log.warn({ legId: leg.id }, 'TLS is inspected on the way to the gateway');
+      emit('leg', { type: 'up', ...fields });
       const { gateways, trust } = leg.greeting as MessageOf<'welcome'>;
       enrolment.learn({ gateways, ...(trust ? { trust } : {}) });
       queueMicrotask(updateState);
     },
-    onState: (leg, legState) => {
+    onState: ({ leg, state: legState }) => {
       if (legState === 'left') context.logs.endLeg(leg);
-      legEvent(leg, legState === 'up' ? 'recovered' : legState);
+      if (legState !== 'standby') legEvent(leg, legState === 'up' ? 'recovered' : legState);
       updateState();
     },
     onDown: (leg, { code, by, reason, error }) => {

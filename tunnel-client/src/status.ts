@@ -2,7 +2,8 @@ import type { EndedBy, LegCloseCode } from '../../shared/src/errors.ts';
 import type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
 import type { TransportName } from '../../shared/src/transport/connection.ts';
 import type { DialerStats } from './dialer.ts';
-import type { LegState } from './supervisor.ts';
+import type { LegState } from './supervised-legs.ts';
+import type { TransportReason } from './transport.ts';
 
 /**
  * `joining`: no membership yet. `connecting`: no leg is up. `online`: at least one is. `draining`: what is open ends,
@@ -14,6 +15,10 @@ export interface LegStatus {
   readonly id: string;
   readonly gatewayId: string;
   readonly transport: TransportName;
+  /** Why it is this transport. */
+  readonly reason: TransportReason;
+  /** Somebody between runner and gateway inspects TLS. */
+  readonly inspected: boolean;
   readonly remoteAddress: string;
   readonly state: LegState;
   readonly rttMs: number | undefined;
@@ -76,6 +81,8 @@ export type LegEvent =
       readonly legId: string;
       readonly gatewayId: string;
       readonly transport: TransportName;
+      readonly reason: TransportReason;
+      readonly inspected: boolean;
       readonly remoteAddress: string;
     }
   | { readonly type: 'suspect' | 'recovered' | 'drained' | 'left'; readonly legId: string; readonly gatewayId: string }

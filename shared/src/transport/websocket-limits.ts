@@ -23,7 +23,7 @@ export const WEBSOCKET_LIMITS: WebSocketLimits = {
   messageBytes: 64 << 10,
   handshakeTimeoutMs: 10_000,
   closeTimeoutMs: 1_000,
-  pingIntervalMs: 5_000,
+  pingIntervalMs: 1_000,
 };
 
 /** Where the tunnel is, on the host `tunnel.<domain>`. */

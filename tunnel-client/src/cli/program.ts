@@ -3,6 +3,7 @@ import { describeError } from '../../../shared/src/errors.ts';
 import { ADMISSIONS } from '../../../shared/src/protocol/messages.ts';
 import { DEFAULT_INTERNAL, DEFAULT_STATE_DIR, LOG_FORMATS, LOG_LEVELS } from '../config.ts';
 import { ConfigError } from '../problems.ts';
+import { TRANSPORT_CHOICES } from '../transport.ts';
 import { VERSION } from '../version.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { runCommand } from './run.ts';
@@ -56,6 +57,7 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
     .option('--host <host>', 'where the ports of --expose are (default: 127.0.0.1)')
     .option('--oauth-target <url>', "the runner's HTTP service, which gets OAuth callbacks")
     .option('--ca <file>', 'PEM certificate that is trusted beside those of the system')
+    .option('--transport <name>', `${TRANSPORT_CHOICES.join(', ')} (default: auto, the best one that works)`)
     .option('--drain-timeout <time>', 'how long open streams may take to end (default: 30s)')
     .option('--log-format <format>', `${LOG_FORMATS.join(', ')} (default: auto, human at a terminal)`)
     .option('--log-level <level>', `${LOG_LEVELS.join(', ')} (default: info)`)

@@ -133,6 +133,7 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
     ...(exchangeToken === undefined ? {} : { exchangeToken }),
     ...(ca === undefined ? {} : { ca }),
     proxy: config.proxy,
+    transport: config.transport,
     ...(config.oauth === undefined ? {} : { oauth: config.oauth }),
     commandVariables: withoutSecrets(io.env),
   });

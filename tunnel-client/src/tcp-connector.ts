@@ -1,0 +1,88 @@
+/** Connects to a gateway over TCP, at `tunnel.<domain>`: WebTransport, or a WebSocket. */
+import type { TLSSocket } from 'node:tls';
+import type { Clock } from '../../shared/src/clock.ts';
+import { TransportError } from '../../shared/src/errors.ts';
+import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
+import { formatHostPort, type HostPort, parseHostPort } from '../../shared/src/transport/address.ts';
+import { dialWebSocket } from '../../shared/src/transport/websocket.ts';
+import { dialWebTransport } from '../../shared/src/transport/webtransport.ts';
+import type { GatewayUrl } from './gateway-url.ts';
+import { MAX_ADDRESSES, raceAttempts } from './happy-eyeballs.ts';
+import type { Outbound } from './outbound.ts';
+import type { Connect } from './quic-connector.ts';
+
+/** From the look-up to the tunnel, ms: a SYN that is lost is repeated after 1 and 3 s. */
+export const TCP_CONNECT_TIMEOUT_MS = 8_000;
+/** Where gateways listen for tunnels besides the port of the URL. */
+const TUNNEL_PORT = 8443;
+/** Until the next address is tried while one gives no answer, ms. Longer than between addresses of one name. */
+const NEXT_TARGET_MS = 1_000;
+
+/** Where to dial: what the gateway tells of itself, else the tunnel's name of the URL's domain. */
+export const tcpTargets = (gateway: Pick<GatewayAddress, 'tcp'>, url: GatewayUrl): readonly HostPort[] => {
+  const listed = (gateway.tcp ?? []).flatMap((text) => {
+    try {
+      return parseHostPort(text);
+    } catch {
+      return [];
+    }
+  });
+  if (listed.length > 0) return listed.slice(0, MAX_ADDRESSES);
+  const host = url.host.replace(/^api\./, 'tunnel.');
+  return [...new Set([url.port, TUNNEL_PORT])].map((port) => ({ host, port }));
+};
+
+/**
+ * ALPN is offered with `http/1.1` for WebTransport too: who does not speak HTTP/2 then says so, in place of an alert
+ * that looks like any other failure.
+ */
+const ALPN = { webtransport: ['h2', 'http/1.1'], websocket: ['http/1.1'] } as const;
+
+/** An upgrade that is answered with something else was answered by a proxy, or reached the gateway without its headers. */
+const withAdvice = (error: unknown, targets: readonly HostPort[], url: GatewayUrl): unknown => {
+  const errors: readonly unknown[] = error instanceof AggregateError ? error.errors : [error];
+  const refused = errors.find((each) => each instanceof TransportError && each.code === 'refused');
+  if (!(refused instanceof TransportError)) return error;
+  const names = [...new Set([url.host, ...targets.map(({ host }) => host)])].join(' and ');
+  return new TransportError(
+    `${refused.message}. A proxy seems to inspect TLS and to let no upgrades pass: except ${names} from inspection`,
+    { cause: error, code: 'refused' },
+  );
+};
+
+export const createTcpConnector = (
+  deps: { readonly clock: Clock; readonly outbound: Pick<Outbound, 'connectTls'> },
+  options: { readonly transport: 'webtransport' | 'websocket'; readonly url: GatewayUrl },
+): Connect => {
+  const { clock, outbound } = deps;
+  const { transport, url } = options;
+  const dial = transport === 'webtransport' ? dialWebTransport : dialWebSocket;
+
+  return async (gateway, { signal }) => {
+    const limit = new AbortController();
+    const cancel = clock.timer(TCP_CONNECT_TIMEOUT_MS, () =>
+      limit.abort(new Error(`no answer within ${TCP_CONNECT_TIMEOUT_MS / 1_000} s`)),
+    );
+    const either = AbortSignal.any([signal, limit.signal]);
+    const open = ({ host, port }: HostPort, dialSignal: AbortSignal): Promise<TLSSocket> =>
+      outbound.connectTls({ host, port, servername: host, alpn: ALPN[transport] }, { signal: dialSignal });
+    try {
+      return await raceAttempts(
+        { clock },
+        tcpTargets(gateway, url),
+        (target, race) =>
+          dial(
+            { connect: (given) => open(target, given.signal), authority: formatHostPort(target.host, target.port) },
+            race,
+          ),
+        (late) => late.close(),
+        { signal: either, delayAfter: () => NEXT_TARGET_MS },
+      );
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      throw transport === 'websocket' ? withAdvice(error, tcpTargets(gateway, url), url) : error;
+    } finally {
+      cancel();
+    }
+  };
+};
