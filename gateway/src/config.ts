@@ -66,6 +66,29 @@ export interface SignInConfig {
   readonly ca: string | undefined;
 }
 
+/** An issuer outside of the cluster whose memberships and tokens count, see docs/access.md. */
+export interface AuthorityConfig {
+  /** `iss` of what it signs. */
+  readonly issuer: string;
+  /** Where its keys are, over https. */
+  readonly jwksUri: string;
+  /** Has to stand in `aud` of what it signs. */
+  readonly audience: string;
+  /** The cluster's own memberships of runners, exchange tokens and access tokens do not count. */
+  readonly only: boolean;
+  /** Names of the claims that stand for ours. */
+  readonly claims: {
+    readonly subject: string;
+    readonly groups: string;
+    readonly environment: string;
+    readonly port: string;
+    readonly scope: string;
+    readonly user: string;
+  };
+  /** Path of a PEM file: root of the https server, beside those of the system. */
+  readonly ca: string | undefined;
+}
+
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
@@ -89,6 +112,8 @@ export interface GatewayConfig {
   readonly directory: { readonly type: 'embedded' };
   /** Undefined: nobody can sign in. */
   readonly signIn: SignInConfig | undefined;
+  /** Undefined: the cluster alone says who a runner is. */
+  readonly authority: AuthorityConfig | undefined;
   readonly organizations: Readonly<Record<string, OrganizationPolicy>>;
   readonly limits: GatewayLimits;
   readonly drainDelayMs: number;
@@ -254,6 +279,27 @@ const signIn = z.strictObject({
   ca: z.string().min(1).optional(),
 });
 
+const authority = z.strictObject({
+  issuer: z.string().min(1).max(1_024),
+  jwksUri: text((value) => {
+    if (URL.canParse(value) && new URL(value).protocol === 'https:') return value;
+    throw new RangeError(`"${value}" is no https URL: keys that come over anything else could be anybody's`);
+  }),
+  audience: z.string().min(1).max(1_024),
+  only: z.boolean().default(false),
+  claims: z
+    .strictObject({
+      subject: claimName.default('sub'),
+      groups: claimName.default('groups'),
+      environment: claimName.default('env'),
+      port: claimName.default('port'),
+      scope: claimName.default('scope'),
+      user: claimName.default('sub'),
+    })
+    .prefault({}),
+  ca: z.string().min(1).optional(),
+});
+
 const configSchema = z.strictObject({
   domains: list(domain).min(1, 'name at least one domain').default(['gateway.localhost']),
   listeners: z
@@ -281,6 +327,7 @@ const configSchema = z.strictObject({
     .strictObject({ type: z.literal('embedded', { error: 'this version has the embedded directory only' }) })
     .default({ type: 'embedded' }),
   signIn: signIn.optional(),
+  authority: authority.optional(),
   organizations: z.record(z.string().refine(isOrganization, 'is no name of an organization'), organization).default({}),
   limits: limits.default({}),
   drainDelay: duration.default(0),
@@ -305,6 +352,13 @@ const VARIABLES: readonly Variable[] = [
     kind: 'path',
   })),
   { key: 'publicPort', kind: 'number' },
+  ...['issuer', 'jwksUri', 'audience'].map((key): Variable => ({ key: `authority.${key}`, kind: 'text' })),
+  ...Object.keys(authority.shape.claims.unwrap().shape).map((name): Variable => ({
+    key: `authority.claims.${name}`,
+    kind: 'text',
+  })),
+  { key: 'authority.only', kind: 'json' },
+  { key: 'authority.ca', kind: 'path' },
   { key: 'tls', kind: 'json' },
   { key: 'organizations', kind: 'json' },
   ...Object.keys(GATEWAY_LIMITS).map((name): Variable => ({ key: `limits.${name}`, kind: 'text' })),
@@ -325,6 +379,8 @@ const keysAt = (path: readonly PropertyKey[]): readonly string[] => {
   if (first === 'listeners') return ['https', 'quic', 'http', 'internal'];
   if (first === 'signIn')
     return second === 'claims' ? Object.keys(signIn.shape.claims.unwrap().shape) : Object.keys(signIn.shape);
+  if (first === 'authority')
+    return second === 'claims' ? Object.keys(authority.shape.claims.unwrap().shape) : Object.keys(authority.shape);
   if (first === 'tls') return ['certificate', 'key'];
   if (first === 'organizations' && second !== undefined) return Object.keys(organization.shape);
   return first === 'advertise' ? ['quic'] : ['type'];
@@ -412,7 +468,7 @@ export const parseGatewayConfig = (
   else problems.push(...crossCheck(result.data));
   if (!result.success || problems.length > 0) throw new ConfigError(problems, source);
 
-  const { drainDelay, drainTimeout, publicPort, signIn: visitors, ...data } = result.data;
+  const { drainDelay, drainTimeout, publicPort, signIn: visitors, authority: other, ...data } = result.data;
   const directory = options.path === undefined ? '.' : dirname(options.path);
   const { internal } = data.listeners;
   return freeze({
@@ -432,6 +488,7 @@ export const parseGatewayConfig = (
       clientSecretFile: visitors.clientSecretFile && resolve(directory, visitors.clientSecretFile),
       ca: visitors.ca && resolve(directory, visitors.ca),
     },
+    authority: other && { ...other, ca: other.ca && resolve(directory, other.ca) },
     limits: { ...GATEWAY_LIMITS, ...data.limits },
     drainDelayMs: drainDelay,
     drainTimeoutMs: drainTimeout,

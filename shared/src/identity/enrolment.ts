@@ -49,8 +49,10 @@ export const enrolmentResponseSchema = z.object({
 });
 export type EnrolmentResponse = z.output<typeof enrolmentResponseSchema>;
 
-/** `GET /v1/gateways`. */
-export const gatewaysResponseSchema = enrolmentResponseSchema.pick({ gateways: true });
+/** `GET /v1/gateways`: where gateways are, and who signs their memberships. All of it is public. */
+export const gatewaysResponseSchema = enrolmentResponseSchema
+  .pick({ gateways: true })
+  .extend({ issuer: z.string().optional(), trust: jwksSchema.optional() });
 
 /** Body of every answer of the API that is not 2xx. */
 export const apiErrorSchema = z.object({

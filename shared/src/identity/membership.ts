@@ -5,9 +5,12 @@
  *     header   alg EdDSA, typ membership+jwt, kid
  *     claims   iss, sub, org, groups, cnf.jwk, iat, exp, jti (nbf is obeyed)
  *     sub      org:<organization>/rnr:<runner> | rnr:<runner> | gtw:<gateway>
+ *
+ * Another authority may sign memberships of runners: with the algorithms of {@link OTHER_ALGORITHMS}, with `aud`, and
+ * with claims of other names.
  */
 import { randomBytes } from 'node:crypto';
-import { createLocalJWKSet, decodeJwt, errors, importJWK, jwtVerify, SignJWT } from 'jose';
+import { createLocalJWKSet, decodeJwt, decodeProtectedHeader, errors, importJWK, jwtVerify, SignJWT } from 'jose';
 import type { JWTPayload } from 'jose';
 import * as z from 'zod';
 import type { Clock } from '../clock.ts';
@@ -25,6 +28,8 @@ export interface Membership {
   readonly organization: string | undefined;
   readonly group: Group;
   readonly publicKey: Uint8Array;
+  /** `iss`: who vouches for it. */
+  readonly issuer: string;
   /** `jti`. */
   readonly tokenId: string;
   /** ms since the epoch, whole seconds. */
@@ -48,6 +53,8 @@ export const CLOCK_TOLERANCE_MS = 30_000;
 const MAX_MEMBERSHIP_LENGTH = 8_192;
 
 const ALGORITHM = 'EdDSA';
+/** What another authority may sign with. None with a secret that both sides know (RFC 8725 section 3.1). */
+export const OTHER_ALGORITHMS = ['EdDSA', 'ES256', 'ES384', 'RS256', 'PS256'] as const;
 const TYPE = 'membership+jwt';
 const ORGANIZATION = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/;
 const GATEWAY_ID = /^[A-Za-z0-9_-]{1,64}$/;
@@ -65,6 +72,14 @@ const formatSubject = ({ group, id, organization }: Subject): string => {
   if (group === 'gateway') return `gtw:${id}`;
   return organization === undefined ? `rnr:${id}` : `org:${organization}/rnr:${id}`;
 };
+
+/** What a gateway asks of another authority's memberships. */
+export interface OtherAuthorityTerms {
+  /** Has to stand in `aud`. */
+  readonly audience: string;
+  /** Names of the claims that stand for `sub` and `groups`. */
+  readonly claims: { readonly subject: string; readonly groups: string };
+}
 
 const parseSubject = (text: string): Subject | undefined => {
   const match = /^(?:org:(?<organization>[^/]*)\/)?(?<kind>rnr|gtw):(?<id>.*)$/s.exec(text)?.groups;
@@ -100,6 +115,7 @@ const parseClaims = (payload: JWTPayload): Membership & { readonly groups: reado
     ...subject,
     groups: claims.groups,
     publicKey: publicKeyFromJwk(claims.cnf.jwk),
+    issuer: claims.iss,
     tokenId: claims.jti,
     issuedAt: claims.iat * 1_000,
     expiresAt: claims.exp * 1_000,
@@ -142,17 +158,18 @@ const invalid = (detail: string, cause?: unknown): RefusedError =>
 
 const verifyToken = async (
   token: string,
-  expect: { readonly trust: JsonWebKeySet; readonly issuer: string },
+  expect: { readonly trust: JsonWebKeySet; readonly issuer: string; readonly other?: OtherAuthorityTerms },
   now: number,
 ): Promise<JWTPayload> => {
   if (token.length > MAX_MEMBERSHIP_LENGTH) throw invalid('it is too long');
   try {
     const keys = createLocalJWKSet(expect.trust);
     const { payload } = await jwtVerify(token, keys, {
-      algorithms: [ALGORITHM],
+      algorithms: expect.other ? [...OTHER_ALGORITHMS] : [ALGORITHM],
       typ: TYPE,
       issuer: expect.issuer,
-      requiredClaims: ['sub', 'exp', 'iat', 'cnf', 'jti'],
+      ...(expect.other ? { audience: expect.other.audience } : {}),
+      requiredClaims: ['exp', 'iat', 'cnf', 'jti'],
       clockTolerance: CLOCK_TOLERANCE_MS / 1_000,
       currentDate: new Date(now),
     });
@@ -170,6 +187,14 @@ const verifyToken = async (
   }
 };
 
+/** The claims under the names that memberships of the own authority have. The organization stands in the subject. */
+const renamed = (payload: JWTPayload, { claims }: OtherAuthorityTerms): JWTPayload => {
+  const { [claims.subject]: subject, [claims.groups]: groups } = payload as Record<string, unknown>;
+  const organization = typeof subject === 'string' ? parseSubject(subject)?.organization : undefined;
+  if (organization === undefined) throw new TypeError('the subject is not org:<organization>/rnr:<runner>');
+  return { ...payload, sub: subject as string, groups, org: organization };
+};
+
 /**
  * Checks the membership that a peer shows: signature, issuer, times, group, and that it was given to the very key
  * that the peer has proved to hold. Rejects with RefusedError: `membership_invalid`, `membership_expired`,
@@ -182,6 +207,7 @@ export const verifyMembership = async (
     readonly issuer: string;
     readonly group: Group;
     readonly peerKey: Uint8Array;
+    readonly other?: OtherAuthorityTerms;
   },
   deps: { readonly clock: Clock },
 ): Promise<Membership> => {
@@ -189,7 +215,7 @@ export const verifyMembership = async (
   const payload = await verifyToken(token, expect, now);
   let parsed: ReturnType<typeof parseClaims>;
   try {
-    parsed = parseClaims(payload);
+    parsed = parseClaims(expect.other ? renamed(payload, expect.other) : payload);
   } catch (error) {
     throw invalid('its claims are not those of a membership', error);
   }
@@ -209,6 +235,40 @@ export const verifyMembership = async (
 export const readMembership = (token: string): Membership => {
   try {
     return withoutGroups(parseClaims(decodeJwt(token)));
+  } catch (error) {
+    throw new TypeError('this is not a membership', { cause: error });
+  }
+};
+
+/** `iss` and `kid` of a JWT, unverified: who says that it is theirs, and with which key. */
+export const readIssuer = (token: string): { readonly issuer: string | undefined; readonly keyId: string | undefined } => {
+  try {
+    const { iss } = decodeJwt(token);
+    const { kid } = decodeProtectedHeader(token);
+    return { issuer: iss, keyId: kid };
+  } catch {
+    return { issuer: undefined, keyId: undefined };
+  }
+};
+
+/**
+ * What stands in a membership of another authority, unverified: for the runner `runnerId`, to whom it was given. Which
+ * of its claims name the runner only the gateway knows. Throws TypeError.
+ */
+export const readGivenMembership = (token: string, runnerId: string): Membership => {
+  try {
+    const payload = decodeJwt(token);
+    const { iss, cnf, iat, exp } = claimsSchema.pick({ iss: true, cnf: true, iat: true, exp: true }).parse(payload);
+    return {
+      id: runnerId,
+      organization: typeof payload.sub === 'string' ? parseSubject(payload.sub)?.organization : undefined,
+      group: 'runner',
+      publicKey: publicKeyFromJwk(cnf.jwk),
+      issuer: iss,
+      tokenId: payload.jti ?? '',
+      issuedAt: iat * 1_000,
+      expiresAt: exp * 1_000,
+    };
   } catch (error) {
     throw new TypeError('this is not a membership', { cause: error });
   }
