@@ -1,4 +1,5 @@
 /** The composition root: makes the parts of a gateway, joins them, and ends them in the right order. */
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemClock, delay, type Clock } from '../../shared/src/clock.ts';
 import { describeError } from '../../shared/src/errors.ts';
@@ -9,6 +10,7 @@ import { formatHostPort } from '../../shared/src/transport/address.ts';
 import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.ts';
 import { createLogAccess } from './access/log-access.ts';
 import { createRevocations } from './access/revocations.ts';
+import { createOtherAuthority, type OtherAuthority } from './access/other-authority.ts';
 import { createSigningKeys } from './access/signing-keys.ts';
 import { createTicketKeys } from './access/ticket-keys.ts';
 import { createTokenVerifier } from './access/tokens.ts';
@@ -152,6 +154,25 @@ const openDirectory = async (config: GatewayConfig, deps: GatewayDeps, clock: Cl
   }
 };
 
+const openOtherAuthority = async (
+  { authority }: GatewayConfig,
+  deps: GatewayDeps,
+  clock: Clock,
+  directory: Directory,
+): Promise<OtherAuthority | undefined> => {
+  if (!authority) return undefined;
+  if ((await directory.keyRing('authority')).issuer === authority.issuer) {
+    throw new StartError('authority.issuer', `${authority.issuer} is the issuer of this cluster itself`);
+  }
+  const ca =
+    authority.ca === undefined
+      ? undefined
+      : await readFile(authority.ca, 'utf8').catch((cause: unknown) => {
+          throw new StartError('authority.ca', describeError(cause), { cause });
+        });
+  return createOtherAuthority({ clock, log: deps.log }, authority, { ca });
+};
+
 const loadKey = async (config: GatewayConfig): Promise<IdentityKey> => {
   try {
     return await loadOrCreateKey(join(config.stateDir, 'gateway-key.json'));
@@ -189,6 +210,8 @@ const makeParts = async (
   const directory = deps.directory ?? (await openDirectory(config, deps, clock));
   if (!deps.directory) closers.add('directory', () => directory.close());
   const key = deps.key ?? (await loadKey(config));
+  const other = await openOtherAuthority(config, deps, clock, directory);
+  if (other) closers.add('other authority', () => other.close());
   const membership = await createOwnMembership({ directory, key, clock, log });
   closers.add('membership', () => membership.close());
   closers.add('internal listener', () => bound.internal?.close());
@@ -218,6 +241,7 @@ const makeParts = async (
     log,
     limits,
     random: deps.random ?? Math.random,
+    otherIssuer: other?.issuer,
     urls: { domain: domains[0] ?? '', publicPort },
     observe: {
       legClosed(leg, end) {
@@ -237,6 +261,7 @@ const makeParts = async (
     log,
     limits,
     gateways,
+    ...(other ? { otherAuthority: other } : {}),
     mayBeInspected: (organization) => config.organizations[organization]?.allowInspectedTls ?? true,
   });
   closers.add('acceptor', () => acceptor.close());
@@ -248,6 +273,7 @@ const makeParts = async (
     gateways,
     limits,
     audiences: domains.map((domain) => `api.${domain}`),
+    onlyIssuer: other?.only ? other.issuer : undefined,
     onJoin: (result) => metrics.joined(result),
     onRenew: (result) => metrics.joined(result),
   });
@@ -267,7 +293,7 @@ const makeParts = async (
   const revocations = await createRevocations({ directory, clock, log });
   closers.add('revocations', () => revocations.close());
   const logs = createLogsHost({
-    access: createLogAccess({ verifier: createTokenVerifier({ keys: signingKeys }) }),
+    access: createLogAccess({ verifier: createTokenVerifier({ keys: signingKeys, clock, other }) }),
     route: (id) => registry.route(id),
     forwarder,
     page: createViewerPage(),

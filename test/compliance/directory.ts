@@ -99,6 +99,7 @@ export const directoryCompliance = (name: string, createStore: () => Promise<Dir
           publicKey: undefined,
           joinedAt: undefined,
           revokedAt: undefined,
+          issuer: undefined,
         });
         assert.equal(await directory.runner('nobody'), undefined);
         const other = await directory.createRunner({ name: 'web' });
@@ -185,6 +186,32 @@ export const directoryCompliance = (name: string, createStore: () => Promise<Dir
           refusedWith('token_invalid'),
         );
         await assert.rejects(directory.createExchangeToken('nobody'), refusedWith('runner_unknown'));
+      });
+
+      it('of another authority are learned with their first leg, and belong to it', async () => {
+        const issuer = 'https://id.example';
+        const publicKey = newKey();
+        const changes = changesOf(directory);
+        const learned = await directory.learnRunner({ id: 'r-1', organization: 'acme', issuer, publicKey });
+        assert.deepEqual(changes, [{ kind: 'runner', runnerId: 'r-1' }]);
+        assert.deepEqual([learned.organization, learned.issuer], ['acme', issuer]);
+        assert.deepEqual(await directory.runner('r-1'), learned);
+        await directory.learnRunner({ id: 'r-1', organization: 'acme', issuer, publicKey });
+        assert.equal(changes.length, 1, 'the same again changes nothing');
+        assert.equal((await directory.claim('r-1', [environment('demo')])).get('demo'), 'accepted');
+
+        const replaced = await directory.learnRunner({ id: 'r-1', organization: 'acme', issuer, publicKey: newKey() });
+        assert.notDeepEqual(replaced.publicKey, learned.publicKey);
+        const own = await joined('acme');
+        const attempt = (over: object) =>
+          directory.learnRunner({ id: 'r-1', organization: 'acme', issuer, publicKey, ...over });
+        await assert.rejects(attempt({ id: own.id }), refusedWith('runner_mismatch'));
+        await assert.rejects(attempt({ issuer: 'https://other.example' }), refusedWith('runner_mismatch'));
+        await assert.rejects(attempt({ organization: 'other' }), refusedWith('runner_mismatch'));
+        await assert.rejects(directory.createExchangeToken('r-1'), refusedWith('runner_mismatch'));
+        assert.equal((await directory.runner(own.id))!.issuer, undefined);
+        await directory.revokeRunner('r-1');
+        await assert.rejects(attempt({}), refusedWith('revoked'));
       });
 
       it('that are revoked stay out until they join with a new token', async () => {

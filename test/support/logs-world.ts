@@ -112,7 +112,7 @@ export const createLogsWorld = async (
   const forwarder = createForwarder({ route, log, limits: GATEWAY_LIMITS });
   const keys = createSigningKeys({ directory, clock });
   const logs = createLogsHost({
-    access: createLogAccess({ verifier: createTokenVerifier({ keys }) }),
+    access: createLogAccess({ verifier: createTokenVerifier({ keys, clock }) }),
     route,
     forwarder,
     page: createViewerPage(),

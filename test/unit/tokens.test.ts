@@ -76,7 +76,7 @@ beforeEach(() => {
   clock = createManualClock();
   keeper = createKeeper(clock);
   keys = createSigningKeys({ directory: keeper.directory, clock });
-  verifier = createTokenVerifier({ keys });
+  verifier = createTokenVerifier({ keys, clock });
 });
 /** A process of its own: it reads the keys as they are. */
 const issuing = async (directory: Pick<Directory, 'keyRing' | 'watch'>, claims: TokenClaims): Promise<string> => {

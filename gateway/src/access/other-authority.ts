@@ -3,6 +3,7 @@
  * HTTPS, again when they have become old or when a key is asked for that is not known, and kept while the issuer is
  * away.
  */
+import { rootCertificates } from 'node:tls';
 import { Agent, request } from 'undici';
 import * as z from 'zod';
 import type { Clock } from '../../../shared/src/clock.ts';
@@ -22,7 +23,12 @@ const MAX_KEYS_BYTES = 256 << 10;
 /** Keys of one issuer. */
 const MAX_KEYS = 64;
 
-const keysSchema = z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1).max(MAX_KEYS) });
+const keysSchema = z.object({
+  keys: z
+    .array(z.looseObject({ kty: z.string() }))
+    .min(1)
+    .max(MAX_KEYS),
+});
 
 export interface OtherAuthority {
   readonly issuer: string;
@@ -41,7 +47,7 @@ export const createOtherAuthority = (
   options: { readonly ca?: string | undefined } = {},
 ): OtherAuthority => {
   const { clock, log } = deps;
-  const agent = new Agent({ connect: options.ca === undefined ? {} : { ca: options.ca } });
+  const agent = new Agent({ connect: options.ca === undefined ? {} : { ca: [...rootCertificates, options.ca] } });
   const closing = new AbortController();
   let known: JsonWebKeySet | undefined;
   let fetchedAt = -Infinity;

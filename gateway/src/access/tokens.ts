@@ -10,10 +10,14 @@
  *     ops      everything else on the log port
  */
 import { randomBytes } from 'node:crypto';
+import { createLocalJWKSet, errors, jwtVerify } from 'jose';
+import type { JWTPayload } from 'jose';
 import * as z from 'zod';
 import type { Clock } from '../../../shared/src/clock.ts';
 import { isExposablePort, isId } from '../../../shared/src/hostname.ts';
-import { readHeader, TokenError, type SigningKeys } from './signing-keys.ts';
+import { CLOCK_TOLERANCE_MS, OTHER_ALGORITHMS, readIssuer } from '../../../shared/src/identity/membership.ts';
+import type { OtherAuthority } from './other-authority.ts';
+import { MAX_JWT_LENGTH, readHeader, TokenError, type SigningKeys } from './signing-keys.ts';
 
 export const TOKEN_SCOPES = ['port', 'logs', 'ops'] as const;
 export type TokenScope = (typeof TOKEN_SCOPES)[number];
@@ -93,11 +97,52 @@ export interface TokenVerifier {
   verify(token: string): Promise<VerifiedToken>;
 }
 
-export const createTokenVerifier = (deps: { readonly keys: Pick<SigningKeys, 'verify'> }): TokenVerifier => ({
+/** The claims of a token of another authority, under our names. Rejects like {@link TokenVerifier}. */
+const verifyOther = async (
+  token: string,
+  typ: string,
+  other: Omit<OtherAuthority, 'close'>,
+  clock: Clock,
+): Promise<JWTPayload> => {
+  if (token.length > MAX_JWT_LENGTH) throw new TokenError('invalid');
+  const trust = await other.trust(readHeader(token).kid);
+  let payload: JWTPayload;
+  try {
+    ({ payload } = await jwtVerify(token, createLocalJWKSet(trust), {
+      algorithms: [...OTHER_ALGORITHMS],
+      typ,
+      issuer: other.issuer,
+      audience: other.audience,
+      requiredClaims: ['exp', 'iat', 'jti'],
+      clockTolerance: CLOCK_TOLERANCE_MS / 1_000,
+      currentDate: new Date(clock.now()),
+    }));
+  } catch (error) {
+    throw new TokenError(error instanceof errors.JWTExpired ? 'expired' : 'invalid', { cause: error });
+  }
+  if ((payload.iat ?? 0) * 1_000 > clock.now() + CLOCK_TOLERANCE_MS) throw new TokenError('invalid');
+  const { environment, port, scope, user } = other.claims;
+  const { iat, exp, jti } = payload;
+  const env = payload[environment];
+  return { iat, exp, jti, env, aud: env, port: payload[port], scope: payload[scope], sub: payload[user] } as JWTPayload;
+};
+
+export const createTokenVerifier = (deps: {
+  readonly keys: Pick<SigningKeys, 'verify'>;
+  readonly clock: Clock;
+  /** Another authority whose tokens count. */
+  readonly other?: Omit<OtherAuthority, 'close'> | undefined;
+}): TokenVerifier => ({
   async verify(token) {
     const { typ } = readHeader(token);
     if (typ === undefined) throw new TokenError('invalid');
-    const claims = claimsSchema.safeParse(await deps.keys.verify('token', typ, token));
+    const { other } = deps;
+    const isOther = other !== undefined && readIssuer(token).issuer === other.issuer;
+    if (other?.only && !isOther) throw new TokenError('invalid');
+    const payload = isOther
+      ? await verifyOther(token, typ, other, deps.clock)
+      : await deps.keys.verify('token', typ, token);
+    const claims = claimsSchema.safeParse(payload);
     if (!claims.success) throw new TokenError('invalid', { cause: claims.error });
     const { env, scope, port, sub, iat, exp, jti } = claims.data;
     // The type says what may read the token at all, so that one kind never passes for another (RFC 8725 section 3.11).

@@ -26,6 +26,8 @@ export interface ApiDeps {
   readonly clock: Clock;
   readonly log: Logger;
   readonly gateways: () => readonly GatewayAddress[];
+  /** Another authority, where every runner comes from: nobody joins here. */
+  readonly onlyIssuer?: string | undefined;
   /** Host names of the API, lower-case: `api.<domain>` of each domain. Signatures are made for the one that was asked. */
   readonly audiences: readonly string[];
   readonly limits?: Pick<GatewayLimits, 'maxApiBodyBytes' | 'apiAttemptsPerRunner' | 'apiAttemptsPerAddress'>;
@@ -258,7 +260,8 @@ export const registerApi = (app: FastifyInstance, deps: ApiDeps): void => {
     scope.post(RENEW_PATH, options, reported(renew, deps.onRenew));
     scope.get(GATEWAYS_PATH, async (request, reply) => {
       handlers.checkHost(request);
-      return reply.send({ gateways: [...deps.gateways()] });
+      const { issuer, trust } = await deps.directory.authority();
+      return reply.send({ gateways: [...deps.gateways()], issuer, trust });
     });
     const rest = ['DELETE', 'OPTIONS', 'PATCH', 'PUT'];
     scope.route({ method: ['GET', 'HEAD', ...rest], url: JOIN_PATH, handler: otherMethod('POST') });

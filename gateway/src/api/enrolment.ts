@@ -37,10 +37,16 @@ export const createEnrolment = (deps: {
   readonly directory: Directory;
   readonly clock: Clock;
   readonly gateways: () => readonly GatewayAddress[];
+  /** Where runners come from, if not from here. */
+  readonly onlyIssuer?: string | undefined;
 }): Enrolment => {
   const { directory, clock } = deps;
   const nonces = createNonces({ clock });
 
+  const checkOrigin = (): void => {
+    if (deps.onlyIssuer === undefined) return;
+    throw new RefusedError('runner_unknown', { detail: `runners of this gateway come from ${deps.onlyIssuer}` });
+  };
   const checkTime = (time: number): void => {
     const now = clock.now();
     if (Math.abs(time - now) > CLOCK_TOLERANCE_MS) throw new RefusedError('clock_skew', { serverTime: now });
@@ -81,6 +87,7 @@ export const createEnrolment = (deps: {
 
   return {
     async join(audience, request) {
+      checkOrigin();
       checkTime(request.time);
       const publicKey = parseJoinKey(request.publicKey);
       if (!publicKey) throw new RefusedError('key_mismatch', { detail: 'the public key is not one of Ed25519' });
@@ -91,6 +98,7 @@ export const createEnrolment = (deps: {
       );
     },
     async renew(audience, request) {
+      checkOrigin();
       checkTime(request.time);
       const runner = await directory.runner(request.runnerId);
       if (!runner) throw new RefusedError('runner_unknown');

@@ -19,6 +19,8 @@ export interface Runner {
   /** When the pinned key was pinned. */
   readonly joinedAt: number | undefined;
   readonly revokedAt: number | undefined;
+  /** The other authority that vouches for it and its keys; undefined for a runner that was made here. */
+  readonly issuer: string | undefined;
 }
 
 /** A name, and the runner that holds it. */
@@ -84,7 +86,10 @@ export interface Directory {
   }): Promise<{ runner: Runner } & ExchangeToken>;
   runner(id: string): Promise<Runner | undefined>;
   runners(): Promise<Runner[]>;
-  /** A further token for a known runner. Whoever joins with it pins a new key, and ends a revocation. `runner_unknown`. */
+  /**
+   * A further token for a known runner. Whoever joins with it pins a new key, and ends a revocation. `runner_unknown`;
+   * `runner_mismatch` for a runner of another authority.
+   */
   createExchangeToken(runnerId: string): Promise<ExchangeToken>;
   /** Refuses the runner from now on and voids its unused tokens. `runner_unknown`. */
   revokeRunner(id: string): Promise<void>;
@@ -96,6 +101,17 @@ export interface Directory {
   enrol(input: {
     readonly runnerId: string;
     readonly exchangeToken: string;
+    readonly publicKey: Uint8Array;
+  }): Promise<Runner>;
+  /**
+   * A runner whose membership another authority has signed: made when it is first seen, with the key it came with.
+   * Rejects with RefusedError: `runner_mismatch` when the id is taken by a runner of another issuer or organization,
+   * `revoked`.
+   */
+  learnRunner(input: {
+    readonly id: string;
+    readonly organization: string;
+    readonly issuer: string;
     readonly publicKey: Uint8Array;
   }): Promise<Runner>;
   environment(id: string): Promise<EnvironmentBinding | undefined>;

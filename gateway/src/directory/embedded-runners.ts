@@ -23,6 +23,7 @@ interface RunnerRow {
   readonly public_key: Uint8Array | null;
   readonly joined_at: number | null;
   readonly revoked_at: number | null;
+  readonly issuer: string | null;
 }
 
 interface TokenRow {
@@ -40,6 +41,7 @@ const toRunner = (row: RunnerRow): Runner => ({
   publicKey: row.public_key ?? undefined,
   joinedAt: row.joined_at ?? undefined,
   revokedAt: row.revoked_at ?? undefined,
+  issuer: row.issuer ?? undefined,
 });
 
 const isSame = (a: Uint8Array | null, b: Uint8Array): boolean => a !== null && Buffer.compare(a, b) === 0;
@@ -60,7 +62,7 @@ const checkNames = (name: string, organization: string | undefined): void => {
 
 type Runners = Pick<
   Directory,
-  'createRunner' | 'runner' | 'runners' | 'createExchangeToken' | 'revokeRunner' | 'enrol'
+  'createRunner' | 'runner' | 'runners' | 'createExchangeToken' | 'revokeRunner' | 'enrol' | 'learnRunner'
 > & { readonly sweep: () => void };
 
 const prepare = ({ database }: Store) => ({
@@ -68,6 +70,11 @@ const prepare = ({ database }: Store) => ({
   runner: database.prepare('SELECT * FROM runners WHERE id = ?'),
   runners: database.prepare('SELECT * FROM runners ORDER BY created_at, id'),
   pinKey: database.prepare('UPDATE runners SET public_key = ?, joined_at = ?, revoked_at = NULL WHERE id = ?'),
+  learn: database.prepare(
+    `INSERT INTO runners (id, name, organization, created_at, public_key, joined_at, issuer)
+     VALUES (:id, :id, :organization, :now, :publicKey, :now, :issuer)
+     ON CONFLICT (id) DO UPDATE SET public_key = :publicKey, joined_at = :now`,
+  ),
   revoke: database.prepare('UPDATE runners SET revoked_at = ? WHERE id = ?'),
   insertToken: database.prepare(
     'INSERT INTO exchange_tokens (hash, runner_id, created_at, expires_at) VALUES (?, ?, ?, ?)',
@@ -129,7 +136,7 @@ export const createEmbeddedRunners = (store: Store): Runners => {
     runners: async () => store.read(() => (statements.runners.all() as unknown as RunnerRow[]).map(toRunner)),
     createExchangeToken: async (runnerId) =>
       store.write(() => {
-        rowOrRefuse(runnerId);
+        if (rowOrRefuse(runnerId).issuer !== null) throw new RefusedError('runner_mismatch');
         // One open token a runner: what was lost or left lying about is worth nothing any more.
         statements.voidTokens.run(runnerId);
         return issue(runnerId);
@@ -158,6 +165,22 @@ export const createEmbeddedRunners = (store: Store): Runners => {
         record({ kind: 'runner', runnerId });
         return toRunner(rowOrRefuse(runnerId));
       }),
+    learnRunner: async ({ id, organization, issuer, publicKey }) => {
+      const check = (row: RunnerRow): void => {
+        if (row.issuer !== issuer || row.organization !== organization) throw new RefusedError('runner_mismatch');
+        if (row.revoked_at !== null) throw new RefusedError('revoked');
+      };
+      const known = store.read(() => rowOf(id));
+      if (known) check(known);
+      if (known && isSame(known.public_key, publicKey)) return toRunner(known);
+      return store.write((record) => {
+        const row = rowOf(id);
+        if (row) check(row);
+        statements.learn.run({ id, organization, issuer, publicKey, now: clock.now() });
+        record({ kind: 'runner', runnerId: id });
+        return toRunner(rowOrRefuse(id));
+      });
+    },
     sweep: () => void statements.sweepTokens.run(clock.now() - EXPIRED_TOKEN_RETENTION_MS),
   };
 };

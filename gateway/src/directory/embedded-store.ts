@@ -85,6 +85,7 @@ const MIGRATIONS: readonly string[] = [
     kind TEXT NOT NULL, subject TEXT NOT NULL, blocked_at INTEGER NOT NULL, PRIMARY KEY (kind, subject)
   ) STRICT, WITHOUT ROWID;
   `,
+  'ALTER TABLE runners ADD COLUMN issuer TEXT',
 ];
 
 const errorCode = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);

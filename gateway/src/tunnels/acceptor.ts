@@ -7,7 +7,7 @@ import type { Clock } from '../../../shared/src/clock.ts';
 import { describeError, LegClosedError, RefusedError, TransportError } from '../../../shared/src/errors.ts';
 import type { JsonWebKeySet } from '../../../shared/src/identity/enrolment.ts';
 import { keyFingerprint } from '../../../shared/src/identity/keys.ts';
-import { verifyMembership } from '../../../shared/src/identity/membership.ts';
+import { readIssuer, verifyMembership, type Membership } from '../../../shared/src/identity/membership.ts';
 import { acceptLeg } from '../../../shared/src/protocol/handshake.ts';
 import type { GatewayAddress, MessageOf } from '../../../shared/src/protocol/messages.ts';
 import { parseHostPort, unmapIPv4 } from '../../../shared/src/transport/address.ts';
@@ -27,6 +27,15 @@ export interface AcceptorDeps {
   readonly limits: GatewayLimits;
   /** Gateways that runners may dial, as they are told in `welcome`. */
   readonly gateways: () => readonly GatewayAddress[];
+  /** Another authority whose memberships of runners count. */
+  readonly otherAuthority?: {
+    readonly issuer: string;
+    readonly audience: string;
+    readonly claims: { readonly subject: string; readonly groups: string };
+    /** Those of the cluster itself do not. */
+    readonly only: boolean;
+    readonly trust: (keyId: string | undefined) => Promise<JsonWebKeySet>;
+  };
   /** Whether runners of an organization may come through a proxy that inspects TLS. Absent: they may. */
   readonly mayBeInspected?: (organization: string) => boolean;
 }
@@ -101,6 +110,23 @@ const createTrust = (directory: Directory, clock: Clock): { get(): Promise<Trust
   };
 };
 
+/** Checks the membership of a runner, of whoever it says that has signed it. */
+const verifyRunner = async (
+  token: string,
+  peerKey: Uint8Array,
+  deps: Pick<AcceptorDeps, 'clock' | 'otherAuthority'>,
+  own: Trust,
+): Promise<Membership> => {
+  const { otherAuthority: other, clock } = deps;
+  const { issuer, keyId } = readIssuer(token);
+  if (!other || issuer !== other.issuer) {
+    if (other?.only) throw new RefusedError('membership_invalid', { detail: `runners here come from ${other.issuer}` });
+    return verifyMembership(token, { ...own, group: 'runner', peerKey }, { clock });
+  }
+  const trust = await other.trust(keyId);
+  return verifyMembership(token, { trust, issuer, group: 'runner', peerKey, other }, { clock });
+};
+
 export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
   const { directory, registry, membership, clock, log, limits } = deps;
   const currentTrust = createTrust(directory, clock);
@@ -154,7 +180,7 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
           async verify(token, peerKey) {
             const authority = await currentTrust.get();
             ({ trust } = authority);
-            const peer = await verifyMembership(token, { ...authority, group: 'runner', peerKey }, { clock });
+            const peer = await verifyRunner(token, peerKey, deps, authority);
             who.runnerId = peer.id;
             return peer;
           },

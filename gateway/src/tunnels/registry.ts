@@ -56,6 +56,8 @@ export interface RegistryDeps {
   readonly log: Logger;
   readonly limits: GatewayLimits;
   readonly random: () => number;
+  /** `iss` of another authority whose runners have legs here. */
+  readonly otherIssuer?: string | undefined;
   readonly urls: { readonly domain: string; readonly publicPort: () => number };
   readonly observe?: {
     readonly legClosed?: (leg: Leg, end: LegEnd) => void;
@@ -78,7 +80,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   const legWatch = createLegWatch();
   const bindings = createBindings(directory);
   const instances = createInstances({ table, clock });
-  const checks = createRunnerChecks({ directory, table, log });
+  const checks = createRunnerChecks({ directory, table, log, otherIssuer: deps.otherIssuer });
   /** Environments that an operator took from their runner here: a new claim is worth a warning. */
   const takenAway = new LRUCache<string, true>({ max: TAKEN_AWAY });
   let isDraining = false;

@@ -11,13 +11,15 @@ import type { RoutingTable, RunnerEntry } from './routing-table.ts';
 /** Runners as last looked up, for legs that come while the directory is away. The least recently used goes first. */
 const CACHED_RUNNERS = 10_000;
 
-/** Why a runner with this record may have no leg with this key, if so. */
+/** Why a runner with this record may have no leg with this membership, if so. */
 const refusalOf = (
   runner: Runner | undefined,
-  publicKey: Uint8Array,
+  { publicKey, issuer }: Pick<Membership, 'publicKey' | 'issuer'>,
 ): 'runner_unknown' | 'revoked' | 'key_mismatch' | undefined => {
   if (!runner) return 'runner_unknown';
   if (runner.revokedAt !== undefined) return 'revoked';
+  // Which keys are its own is for its authority to say, which has signed the membership.
+  if (runner.issuer !== undefined && runner.issuer === issuer) return undefined;
   if (!runner.publicKey || Buffer.compare(runner.publicKey, publicKey) !== 0) return 'key_mismatch';
   return undefined;
 };
@@ -33,6 +35,8 @@ export const createRunnerChecks = (deps: {
   readonly directory: Directory;
   readonly table: RoutingTable;
   readonly log: Logger;
+  /** `iss` of another authority whose memberships are verified before they come here. */
+  readonly otherIssuer?: string | undefined;
 }): RunnerChecks => {
   const { directory, table, log } = deps;
   const known = new LRUCache<string, Runner>({ max: CACHED_RUNNERS });
@@ -44,10 +48,15 @@ export const createRunnerChecks = (deps: {
     return runner;
   };
 
-  const lookUpOrRemember = async (id: string): Promise<Runner | undefined> => {
+  const lookUpOrRemember = async (peer: Membership): Promise<Runner | undefined> => {
+    const { id, organization, issuer, publicKey } = peer;
     try {
-      return await lookUp(id);
+      if (issuer !== deps.otherIssuer || organization === undefined) return await lookUp(id);
+      const runner = await directory.learnRunner({ id, organization, issuer, publicKey });
+      known.set(id, runner);
+      return runner;
     } catch (error) {
+      if (error instanceof RefusedError && error.code !== 'unavailable') throw error;
       // The membership is valid; what was known when the directory was last there has to do.
       const runner = known.get(id);
       if (!runner) throw new RefusedError('unavailable', { cause: error });
@@ -58,7 +67,7 @@ export const createRunnerChecks = (deps: {
 
   const cut = (runner: RunnerEntry, record: Runner | undefined): void => {
     for (const entry of [...runner.instances.values()].flatMap((instance) => [...instance.legs])) {
-      const code = refusalOf(record, entry.leg.peer.publicKey);
+      const code = refusalOf(record, entry.leg.peer);
       if (!code || !entry.leg.isOpen) continue;
       log.warn({ ...legFields(entry), code }, 'leg cut');
       void entry.leg.close(code);
@@ -68,8 +77,8 @@ export const createRunnerChecks = (deps: {
 
   return {
     async admit(peer) {
-      const runner = await lookUpOrRemember(peer.id);
-      const code = refusalOf(runner, peer.publicKey);
+      const runner = await lookUpOrRemember(peer);
+      const code = refusalOf(runner, peer);
       if (!code) return;
       if (code !== 'key_mismatch') throw new RefusedError(code);
       // The peer is told of its own key only; the log also has the cause.
