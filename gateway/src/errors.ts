@@ -79,6 +79,34 @@ export const GATEWAY_ERRORS = {
     title: 'Not from here',
     message: 'This address takes requests of its own pages only.',
   },
+  sign_in_invalid: {
+    status: 400,
+    title: 'This sign-in cannot be finished',
+    message: 'It has expired, was finished before, or was begun in another browser. Start again.',
+  },
+  sign_in_refused: {
+    status: 403,
+    title: 'You were not signed in',
+    message: 'The provider did not let you in, or you cancelled.',
+  },
+  sign_in_misconfigured: {
+    status: 502,
+    title: 'The sign-in is not set up right',
+    message:
+      'The gateway and the sign-in provider do not agree with each other. The operator of the gateway finds the reason in its log, under the request below.',
+  },
+  sign_in_clock: {
+    status: 502,
+    title: 'The clocks do not agree',
+    message:
+      'The clocks of the gateway and of the sign-in provider differ by more than half a minute, so that nobody can sign in. The operator of the gateway sets its clock.',
+  },
+  sign_in_unavailable: {
+    status: 503,
+    title: 'Nobody can sign in right now',
+    message: 'The sign-in provider does not answer. Ports that are open to everyone are not affected.',
+    retryAfterSeconds: 5,
+  },
   not_found: {
     status: 404,
     title: 'Nothing here',

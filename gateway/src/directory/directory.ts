@@ -115,7 +115,8 @@ export interface Directory {
     readonly publicKey: Uint8Array;
   }): Promise<Runner>;
   environment(id: string): Promise<EnvironmentBinding | undefined>;
-  environments(filter?: { readonly runnerId?: string }): Promise<EnvironmentBinding[]>;
+  /** `creator`: as last announced. */
+  environments(filter?: { readonly runnerId?: string; readonly creator?: string }): Promise<EnvironmentBinding[]>;
   /** Claims all of `environments` for the runner in one transaction, and stores them as last known. */
   claim(runnerId: string, environments: readonly Environment[]): Promise<Map<string, 'accepted' | EnvironmentRefusal>>;
   /** The runner no longer announces these. Names that are not the runner's are passed over. */

@@ -40,8 +40,10 @@ const SELECT = `SELECT environments.*, runners.organization FROM environments JO
 
 const prepare = ({ database }: Store) => ({
   one: database.prepare(`${SELECT} AND environments.id = :id`),
-  all: database.prepare(`${SELECT} ORDER BY environments.id`),
-  ofRunner: database.prepare(`${SELECT} AND runner_id = :runnerId ORDER BY environments.id`),
+  some: database.prepare(
+    `${SELECT} AND (:runnerId IS NULL OR runner_id = :runnerId)
+     AND (:creator IS NULL OR json_extract(last_known, '$.creator') = :creator) ORDER BY environments.id`,
+  ),
   runner: database.prepare('SELECT organization, revoked_at FROM runners WHERE id = ?'),
   counts: database.prepare(
     `SELECT count(*) FILTER (WHERE released_at IS NULL) AS live, count(released_at) AS released
@@ -125,11 +127,8 @@ export const createEmbeddedEnvironments = (store: Store): Environments => {
       }),
     environments: async (filter = {}) =>
       store.read(() => {
-        const { runnerId } = filter;
-        const rows =
-          runnerId === undefined
-            ? statements.all.all({ forgotten: forgotten() })
-            : statements.ofRunner.all({ runnerId, forgotten: forgotten() });
+        const { runnerId = null, creator = null } = filter;
+        const rows = statements.some.all({ runnerId, creator, forgotten: forgotten() });
         return (rows as unknown as Row[]).map(toBinding);
       }),
     claim: async (runnerId, environments) =>

@@ -14,6 +14,8 @@ export interface InternalDeps {
   readonly token: string;
   /** Why the gateway is not ready, or undefined when it is. */
   readonly notReady: () => string | undefined;
+  /** What does not work while the gateway is ready otherwise: no reason to send nobody here. */
+  readonly impaired?: () => string | undefined;
   readonly metrics: { readonly text: () => Promise<string>; readonly contentType: string };
   /** JSON for `GET /status`. */
   readonly status: () => unknown;
@@ -76,7 +78,7 @@ const registerRoutes = (app: FastifyInstance, deps: InternalDeps, address: Inter
     return reply
       .code(reason === undefined ? 200 : 503)
       .type('text/plain')
-      .send(`${reason ?? 'ok'}\n`);
+      .send(`${[reason ?? 'ok', deps.impaired?.()].filter((line) => line !== undefined).join('\n')}\n`);
   });
   app.get('/metrics', async (_request, reply) => reply.type(deps.metrics.contentType).send(await deps.metrics.text()));
   app.get('/status', async () => deps.status());
