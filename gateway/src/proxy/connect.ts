@@ -2,31 +2,33 @@
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { Leg } from '../../../shared/src/protocol/leg.ts';
 import type { Target } from '../../../shared/src/protocol/target.ts';
+import type { Exchange } from './exchange.ts';
 import { GatewayFailure } from './upstream-errors.ts';
-import type { UpstreamConnection, UpstreamPool } from './upstream-pool.ts';
+import type { UpstreamConnection } from './upstream-connection.ts';
+import type { UpstreamPool } from './upstream-pool.ts';
 
 export interface WaitOptions {
   readonly clock: Clock;
   readonly timeoutMs: number;
-  readonly signal: AbortSignal;
+  /** Whom it is waited for. */
+  readonly client: Pick<Exchange, 'gone' | 'onGone' | 'signal'>;
 }
 
-/** Settles with what `begin` settles with; rejects after `timeoutMs`, or with the signal's reason. */
+/** Settles with what `begin` settles with; rejects after `timeoutMs`, or when the client is gone. */
 const within = (
-  { clock, timeoutMs, signal }: WaitOptions,
+  { clock, timeoutMs, client }: WaitOptions,
   onTimeout: () => GatewayFailure,
   begin: (resolve: () => void, reject: (error: Error) => void) => void,
 ): Promise<void> =>
   new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(signal.reason as Error);
-    const onAbort = (): void => settle(() => reject(signal.reason as Error));
+    if (client.gone) return reject(client.signal.reason as Error);
     const settle = (action: () => void): void => {
       cancel();
-      signal.removeEventListener('abort', onAbort);
+      stopWatching();
       action();
     };
+    const stopWatching = client.onGone((reason) => settle(() => reject(reason)));
     const cancel = clock.timer(timeoutMs, () => settle(() => reject(onTimeout())));
-    signal.addEventListener('abort', onAbort, { once: true });
     begin(
       () => settle(resolve),
       (error) => settle(() => reject(error)),

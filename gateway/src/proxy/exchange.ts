@@ -49,7 +49,11 @@ interface ExchangeBase {
   /** Monotonic ms. */
   readonly startedAt: number;
   readonly record: ExchangeRecord;
-  /** Aborted when the client is gone. */
+  /** The client is gone, or was cut. */
+  readonly gone: boolean;
+  /** Calls back when that happens, not before. Returns the function that stops it. Cheaper than {@link signal}. */
+  onGone(callback: (reason: Error) => void): () => void;
+  /** Aborted when the client is gone; made at first use. */
   readonly signal: AbortSignal;
   /**
    * Answers with an error page, JSON or text, whichever the client wants, if no response has begun; else cuts the

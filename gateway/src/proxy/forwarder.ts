@@ -18,13 +18,16 @@ import { speaksTls } from './tls-probe.ts';
 import { beginSwitch, holdBytes, join, refusalResponse } from './upgrade.ts';
 import { createLogResponse } from './log-response.ts';
 import { errorOf, GatewayFailure } from './upstream-errors.ts';
-import { createUpstreamPool, type UpstreamConnection } from './upstream-pool.ts';
+import type { UpstreamConnection } from './upstream-connection.ts';
+import { createUpstreamPool } from './upstream-pool.ts';
 
 export type { ForwardTarget } from './plan.ts';
 
 export interface ForwarderDeps extends PlanDeps {
   readonly log: Logger;
   readonly limits: GatewayLimits;
+  /** Search engines are told to pass over what applications answer. */
+  readonly noindex?: boolean;
   readonly clock?: Clock;
 }
 
@@ -57,15 +60,16 @@ const isPathLost = (error: unknown): boolean => ['tunnel_lost', 'draining', 'ups
 export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   const clock = deps.clock ?? systemClock;
   const { limits } = deps;
-  const pool = createUpstreamPool(
-    { onClientError: (error) => deps.log.error({ error: describeError(error) }, 'the HTTP client failed') },
-    limits,
-  );
+  const pool = createUpstreamPool({ clock }, limits);
   const inFlight = new Map<string, number>();
   const running = new Set<Promise<void>>();
   let closed = false;
 
-  const waitOptions = (signal: AbortSignal): WaitOptions => ({ clock, timeoutMs: limits.connectTimeoutMs, signal });
+  const waitOptions = (client: WaitOptions['client']): WaitOptions => ({
+    clock,
+    timeoutMs: limits.connectTimeoutMs,
+    client,
+  });
 
   const tunnelTarget = (
     exchange: Exchange | UpgradeExchange,
@@ -82,25 +86,24 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     traceParent: trace,
   });
 
+  const responseOptionsOf = ({ host, authority }: Exchange | UpgradeExchange, { local }: Plan): ResponseOptions => ({
+    host,
+    authority,
+    local,
+    noindex: deps.noindex ?? false,
+  });
+
   const createBody = (exchange: Exchange, response: ClientResponse): RelayBody | undefined => {
     if (!hasBody(exchange)) return undefined;
     const expectsContinue = fieldValues(exchange.rawHeaders, 'expect').some((value) => /^100-continue$/i.test(value));
-    const body: RelayBody = {
-      hasLength: fieldValues(exchange.rawHeaders, 'content-length').length > 0,
-      progress: undefined,
-      source: createRequestBody(exchange.request, {
-        onWanted() {
-          if (expectsContinue && !response.begun) response.continue();
-        },
-        onWaiting: () => body.progress?.onWaiting(),
-        onChunk(bytes) {
-          exchange.record.bytesReceived += bytes;
-          body.progress?.onChunk();
-        },
-        onEnd: () => body.progress?.onEnd(),
-      }),
+    const [length] = fieldValues(exchange.rawHeaders, 'content-length');
+    return {
+      length: length === undefined ? undefined : Number(length),
+      source: createRequestBody(exchange.request),
+      onWanted() {
+        if (expectsContinue && !response.begun) response.continue();
+      },
     };
-    return body;
   };
 
   /** The failure of the last attempt, with the code for the client. */
@@ -109,7 +112,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     connection: UpstreamConnection | undefined,
     exchange: Exchange | UpgradeExchange,
   ): Promise<GatewayFailure> => {
-    const code = errorOf(failure, { upstreamEnded: connection?.upstreamEnded ?? true });
+    const code = errorOf(failure);
     const { stream, connected, reused, leg } = connection ?? {};
     const hungUp = code === 'upstream_reset' && connected && !reused && stream?.bytesReceived === 0;
     if (
@@ -131,7 +134,6 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     choose: (leg: Leg, fresh: boolean) => UpstreamConnection | Promise<UpstreamConnection>,
   ): Promise<void> => {
     const { exchange, response, body } = request;
-    const { signal } = exchange;
     // What may be sent twice goes out before the target is known to be connected, which saves a round trip.
     const repeatable = !body && isIdempotent(exchange.method) && !request.onUpgrade;
     let fresh = false;
@@ -143,7 +145,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
       let failure: unknown;
       try {
         connection = await choose(plan.legs[legIndex]!, fresh);
-        if (!connection.reused && !repeatable) await waitUntilConnected(connection, waitOptions(signal));
+        if (!connection.reused && !repeatable) await waitUntilConnected(connection, waitOptions(exchange));
         exchange.record.legId = connection.leg.id;
         exchange.record.tunnelMs = clock.monotonic() - exchange.startedAt;
         return await relay(request, connection, { clock }, limits);
@@ -151,7 +153,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
         failure = error instanceof RelayError ? error.cause : error;
         if (error instanceof RelayError) ({ sent, answered } = error);
       }
-      if (signal.aborted || closed) throw new GatewayFailure('draining', 'the exchange was over', { cause: failure });
+      if (exchange.gone || closed) throw new GatewayFailure('draining', 'the exchange was over', { cause: failure });
       const whole = !response.begun && !body?.source.started;
       const moreLegs = legIndex + 1 < plan.legs.length;
       const step = nextStep(failure, { connection, sent, answered }, { repeatable, whole, tries, moreLegs });
@@ -167,6 +169,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
 
   const serveRequest = async (exchange: Exchange, target: ForwardTarget): Promise<void> => {
     const plan = await planRequest(exchange, target, deps);
+    if (!plan) return;
     const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local });
     const to = tunnelTarget(exchange, target, plan, traceParent);
     const plain = createClientResponse(exchange.response, {
@@ -179,14 +182,14 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
         : undefined;
     const response = logResponse ?? plain;
     const body = createBody(exchange, response);
-    const responseOptions: ResponseOptions = { host: exchange.host, authority: exchange.authority, local: plan.local };
+    const responseOptions = responseOptionsOf(exchange, plan);
     try {
       await send({ exchange, response, headers, body, responseOptions, onHead: onHead(exchange) }, plan, (leg, fresh) =>
-        acquireConnection(pool, { leg, target: to, fresh }, waitOptions(exchange.signal)),
+        acquireConnection(pool, { leg, target: to, fresh }, waitOptions(exchange)),
       );
     } catch (error) {
       // A follower comes again and goes on where this ends.
-      if (exchange.signal.aborted || !logResponse || !isPathLost(error) || !logResponse.endAtLine()) throw error;
+      if (exchange.gone || !logResponse || !isPathLost(error) || !logResponse.endAtLine()) throw error;
     } finally {
       body?.source.stop();
     }
@@ -198,9 +201,10 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     socket.on('error', () => undefined);
     const held = holdBytes(socket, exchange.head);
     const plan = await planRequest(exchange, target, deps);
+    if (!plan) return;
     const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local, upgrade: true });
     const to = tunnelTarget(exchange, target, plan, traceParent);
-    const responseOptions: ResponseOptions = { host: exchange.host, authority: exchange.authority, local: plan.local };
+    const responseOptions = responseOptionsOf(exchange, plan);
     const switched: { headers: string[]; upstream: Duplex }[] = [];
     let early: Buffer;
     try {
@@ -239,7 +243,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     inFlight.set(environmentId, count + 1);
     const finished = serve()
       .catch((error: unknown) => {
-        if (exchange.signal.aborted) return;
+        if (exchange.gone) return;
         const code = errorOf(error);
         deps.log.debug(
           {

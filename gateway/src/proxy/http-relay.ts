@@ -1,6 +1,5 @@
 /** One request on one connection to the upstream: written, answered, and the answer passed on as it comes. */
 import type { Duplex } from 'node:stream';
-import type { Dispatcher } from 'undici';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import type { GatewayLimits } from '../limits.ts';
@@ -9,9 +8,10 @@ import { createDeadline, watchFlow, type FlowWatch } from './deadline.ts';
 import type { Exchange, UpgradeExchange } from './exchange.ts';
 import { fieldValues, responseHeaders, trailerFields, type ResponseOptions } from './headers.ts';
 import type { RequestBody } from './request-body.ts';
-import { sendHead, type RequestHead } from './request-head.ts';
+import { writeRequest, type RequestHead, type RequestWriter } from './request-head.ts';
+import type { ResponseHead } from './response-parser.ts';
+import type { ConnectionHandler, UpstreamConnection } from './upstream-connection.ts';
 import { GatewayFailure } from './upstream-errors.ts';
-import type { UpstreamConnection } from './upstream-pool.ts';
 
 export type RelayLimits = Pick<
   GatewayLimits,
@@ -28,7 +28,6 @@ export interface RelayRequest {
   readonly exchange: Exchange | UpgradeExchange;
   readonly response: ClientResponse;
   readonly headers: string[];
-  /** What the body's hooks call; set for as long as a relay runs. */
   readonly body: RelayBody | undefined;
   readonly responseOptions: ResponseOptions;
   readonly onHead: () => void;
@@ -36,11 +35,12 @@ export interface RelayRequest {
   readonly onUpgrade?: (headers: string[], upstream: Duplex) => void;
 }
 
-/** The body, and where its progress is told: a request that is sent a second time has another relay. */
 export interface RelayBody {
   readonly source: RequestBody;
-  readonly hasLength: boolean;
-  progress: { onWaiting(): void; onChunk(): void; onEnd(): void } | undefined;
+  /** What `Content-Length` says. */
+  readonly length: number | undefined;
+  /** The upstream is there for the first byte. */
+  onWanted(): void;
 }
 
 /** The request did not get its answer, or not all of it. */
@@ -57,10 +57,6 @@ export class RelayError extends Error {
   }
 }
 
-const latin1 = (raw: Dispatcher.DispatchController['rawHeaders']): string[] => {
-  if (!Array.isArray(raw)) return [];
-  return (raw as (Buffer | string)[]).map((entry) => (typeof entry === 'string' ? entry : entry.toString('latin1')));
-};
 const sizeOf = (lines: readonly string[]): number => lines.reduce((sum, text) => sum + text.length, 0);
 
 /** Methods whose requests have a body (RFC 9110 section 9.3): servers answer 411 to those that do not say how long it is. */
@@ -69,10 +65,9 @@ const HAS_BODY: ReadonlySet<string> = new Set(['POST', 'PUT', 'PATCH']);
 const headOf = ({ exchange, headers, body, onUpgrade }: RelayRequest): RequestHead => {
   const { method, target, protocol } = exchange;
   const isHttp2 = protocol === 'h2';
-  const head = { method, target, headers, upgrade: onUpgrade !== undefined };
+  const head = { method, target, headers, length: body?.length, upgrade: onUpgrade !== undefined };
   // HTTP/2: whether there is nothing, as it says, is known at the end of the stream.
-  const isEmpty = fieldValues(headers, 'content-length').every((value) => Number(value) === 0);
-  if (body?.hasLength) return { ...head, framing: isEmpty ? 'late' : 'length' };
+  if (body?.length !== undefined) return { ...head, framing: body.length === 0 ? 'late' : 'length' };
   // HTTP/2 clients may tell the end of a request without a body in a frame of its own.
   if (body) return { ...head, framing: isHttp2 && !HAS_BODY.has(method) ? 'late' : 'chunked' };
   const lacksLength = isHttp2 && HAS_BODY.has(method) && fieldValues(headers, 'content-length').length === 0;
@@ -92,11 +87,13 @@ export const relay = (
   new Promise((resolve, reject) => {
     const { exchange, response, body } = request;
     const deadline = createDeadline(deps.clock);
-    let controller: Dispatcher.DispatchController | undefined;
+    let writer: RequestWriter | undefined;
     let watch: FlowWatch | undefined;
     let connected = connection.reused;
     let sent = false;
     let answered = false;
+    let hasHead = false;
+    let listensForDrain = false;
     let waitingForClient = false;
     let interim = 0;
     let interimBytes = 0;
@@ -107,11 +104,8 @@ export const relay = (
       over = true;
       deadline.stop();
       watch?.stop();
-      exchange.signal.removeEventListener('abort', onClientGone);
-      if (body) {
-        body.progress = undefined;
-        if (answered || body.source.started) body.source.stop();
-      }
+      stopWatchingClient();
+      body?.source.stop();
       return true;
     };
     const fail = (cause: unknown): void => {
@@ -120,15 +114,14 @@ export const relay = (
     /** Ends the request from this side: the tunnel stream is reset. */
     const abort = (error: Error): void => {
       fail(error);
-      controller?.abort(error);
       connection.destroy(error);
     };
     const failWith = (code: GatewayErrorCode, message: string): void => abort(new GatewayFailure(code, message));
-    const onClientGone = (): void => abort(exchange.signal.reason as Error);
+    const stopWatchingClient = exchange.onGone((reason) => abort(reason));
 
     /** What is waited for now decides what happens when it does not come. */
     const arm = (): void => {
-      if (over || watch) return;
+      if (over || hasHead) return;
       if (!connected) {
         deadline.start(limits.connectTimeoutMs, () =>
           failWith('upstream_connect_timeout', 'the tunnel stream was not connected in time'),
@@ -143,139 +136,137 @@ export const relay = (
         );
       }
     };
+    const startWatch = (): FlowWatch =>
+      watchFlow(deps.clock, { idleMs: limits.idleStreamTimeoutMs, stalledMs: limits.stalledStreamTimeoutMs }, (why) =>
+        failWith('upstream_timeout', why === 'idle' ? 'nothing moved for too long' : 'the client takes nothing'),
+      );
 
-    const onInformation = (status: number, headers: string[]): void => {
+    const onInformation = ({ status, headers }: ResponseHead): void => {
       interimBytes += sizeOf(headers);
       if (status === 101) failWith('upstream_invalid', 'the upstream switched protocols unasked');
       else if (++interim > limits.informationalResponses || interimBytes > limits.maxResponseHeaderBytes) {
         failWith('upstream_invalid', 'too many interim responses');
-      } else response.information(status, responseHeaders(headers, request.responseOptions));
+        // The gateway answers expectations itself; an upstream that sends this unasked means nothing by it.
+      } else if (status !== 100) response.information(status, responseHeaders(headers, request.responseOptions));
     };
-    const onHead = (status: number, reason: string, headers: string[]): void => {
-      deadline.stop();
-      request.onHead();
-      watch = watchFlow(
-        deps.clock,
-        { idleMs: limits.idleStreamTimeoutMs, stalledMs: limits.stalledStreamTimeoutMs },
-        (why) =>
-          failWith('upstream_timeout', why === 'idle' ? 'nothing moved for too long' : 'the client takes nothing'),
-      );
-      response.head(status, reason, responseHeaders(headers, request.responseOptions));
-      response.onDrain(() => {
+    /** Node refuses to send some heads and trailers: values or a status that it finds invalid. */
+    const passOn = (what: string, send: () => void): boolean => {
+      try {
+        send();
+        return true;
+      } catch (error) {
+        abort(new GatewayFailure('upstream_invalid', `${what} cannot be passed on`, { cause: error }));
+        return false;
+      }
+    };
+
+    const handler: ConnectionHandler = {
+      onInformation(head) {
+        answered = true;
+        if (!over) passOn('an interim response', () => onInformation(head));
+      },
+      onHead({ status, reason, headers }) {
+        answered = true;
         if (over) return;
+        hasHead = true;
+        deadline.stop();
+        request.onHead();
+        passOn('the response head', () =>
+          response.head(status, reason, responseHeaders(headers, request.responseOptions)),
+        );
+      },
+      onData(bytes) {
+        if (over) return;
+        exchange.record.bytesSent += bytes.length;
         watch?.moved();
-        controller?.resume();
+        if (response.write(bytes)) return;
+        watch ??= startWatch();
+        watch.blocked();
+        connection.pause();
+        if (listensForDrain) return;
+        listensForDrain = true;
+        response.onDrain(() => {
+          if (over) return;
+          watch?.moved();
+          connection.resume();
+        });
+      },
+      onWaiting() {
+        // Short answers are over by then, and need none of this.
+        if (over || !hasHead || watch) return;
+        watch = startWatch();
+      },
+      onEnd(trailers, isLast) {
+        if (over) return;
+        const requestComplete = !body || body.source.complete;
+        finish();
+        if (!passOn('the trailers', () => response.end(trailerFields(trailers), { requestComplete }))) {
+          return reject(new RelayError(new GatewayFailure('upstream_invalid', 'broken trailers'), { sent, answered }));
+        }
+        connection.release(!isLast && writer?.ended === true);
+        resolve();
+      },
+      onSwitch({ headers }) {
+        answered = true;
+        if (!finish()) return void connection.stream.destroy();
+        request.onHead();
+        resolve();
+        request.onUpgrade?.(headers, connection.stream);
+      },
+      onDrain() {
+        waitingForClient = writer?.ended === false;
+        arm();
+        body?.source.resume();
+      },
+      onError: fail,
+    };
+
+    /** A body that is not as long as it says is broken off. */
+    const guarded = <T>(act: () => T): T | undefined => {
+      try {
+        return act();
+      } catch (error) {
+        abort(error as Error);
+        return undefined;
+      }
+    };
+    const sendBody = ({ source, length, onWanted }: RelayBody, to: RequestWriter): void => {
+      onWanted();
+      waitingForClient = true;
+      source.start({
+        onChunk(bytes) {
+          exchange.record.bytesReceived += bytes.length;
+          watch?.moved();
+          const more = guarded(() => to.chunk(bytes)) ?? true;
+          // While the upstream does not take what is there, it is not the client that is waited for.
+          waitingForClient = more;
+          arm();
+          return more;
+        },
+        onEnd() {
+          guarded(() => to.end(length === undefined ? trailerFields(source.trailers) : []));
+          waitingForClient = false;
+          arm();
+        },
+        onError: abort,
       });
     };
 
-    const handler: Dispatcher.DispatchHandler = {
-      onRequestStart(current) {
-        controller = current;
-        if (over) return current.abort(new GatewayFailure('internal', 'the exchange was over'));
-        sent = true;
-        sendHead(connection.stream, headOf(request), () =>
-          body && !body.hasLength ? trailerFields(body.source.trailers) : [],
-        );
-      },
-      onResponseStarted() {
-        answered = true;
-      },
-      onResponseStart(current, status, _headers, reason) {
-        if (over) return;
-        const headers = latin1(current.rawHeaders);
-        try {
-          if (status < 200) onInformation(status, headers);
-          else onHead(status, reason ?? '', headers);
-        } catch (error) {
-          // Node refuses to send such a head: values or a status that it finds invalid.
-          abort(new GatewayFailure('upstream_invalid', 'the response head cannot be passed on', { cause: error }));
-        }
-      },
-      onResponseData(current, chunk) {
-        if (over) return;
-        exchange.record.bytesSent += chunk.length;
-        watch?.moved();
-        if (response.write(chunk)) return;
-        watch?.blocked();
-        current.pause();
-      },
-      onResponseEnd(current) {
-        if (over) return;
-        // undici takes any close for the end of a body without a length.
-        if (connection.cut) return fail(new GatewayFailure('upstream_reset', 'the connection was cut in the response'));
-        const requestComplete = !body || body.source.complete;
-        finish();
-        try {
-          response.end(trailerFields(latin1(current.rawTrailers)), { requestComplete });
-        } catch (error) {
-          connection.destroy(error as Error);
-          reject(
-            new RelayError(new GatewayFailure('upstream_invalid', 'broken trailers', { cause: error }), {
-              sent,
-              answered,
-            }),
-          );
-          return;
-        }
-        connection.release();
-        resolve();
-      },
-      onResponseError(_controller, error) {
-        fail(error);
-      },
-    };
-    if (request.onUpgrade) {
-      const { onUpgrade } = request;
-      handler.onRequestUpgrade = (current, _status, _headers, upstream) => {
-        answered = true;
-        if (!finish()) return void upstream.destroy();
-        request.onHead();
-        resolve();
-        onUpgrade(latin1(current.rawHeaders), upstream);
-      };
-    }
-
-    if (exchange.signal.aborted) return onClientGone();
-    exchange.signal.addEventListener('abort', onClientGone, { once: true });
+    if (exchange.gone) return abort(new GatewayFailure('draining', 'the client is gone'));
+    connection.begin({ method: exchange.method, upgrade: request.onUpgrade !== undefined }, handler);
+    if (over) return;
     if (!connected) {
       connection.stream.connected.then(
         () => {
           connected = true;
           arm();
         },
-        // The stream is destroyed with the same error, of which undici tells the handler.
+        // The stream is destroyed with the same error, of which the handler is told.
         () => undefined,
       );
     }
-    if (body) {
-      body.progress = {
-        onWaiting() {
-          waitingForClient = true;
-          arm();
-        },
-        onChunk() {
-          waitingForClient = false;
-          if (watch) watch.moved();
-          else arm();
-        },
-        onEnd() {
-          waitingForClient = false;
-          arm();
-        },
-      };
-    }
+    sent = true;
+    writer = guarded(() => writeRequest(connection, headOf(request)));
+    if (writer && body) sendBody(body, writer);
     arm();
-    connection.client.dispatch(
-      {
-        path: exchange.target,
-        method: exchange.method,
-        // The head that it would write is replaced; of the fields it needs the one that frames the body.
-        headers: body?.hasLength ? ['content-length', ...fieldValues(request.headers, 'content-length')] : [],
-        // undici takes any async iterable; its types know streams only.
-        body: (body?.source ?? null) as Dispatcher.DispatchOptions['body'],
-        // undici would close the connection after HEAD, and after a body where the method has none by default.
-        ...(request.onUpgrade ? { upgrade: 'websocket' } : { reset: false }),
-      } as Dispatcher.DispatchOptions,
-      handler,
-    );
   });

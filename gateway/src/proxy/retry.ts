@@ -6,7 +6,7 @@
  * may have reached the application, only if it is idempotent (RFC 9110 section 9.2.2).
  */
 import { LegClosedError, StreamRefusedError } from '../../../shared/src/errors.ts';
-import type { UpstreamConnection } from './upstream-pool.ts';
+import type { UpstreamConnection } from './upstream-connection.ts';
 import { errorOf } from './upstream-errors.ts';
 
 /** Methods that do no more when they arrive twice (RFC 9110 section 9.2.2), without those that WebDAV locks with. */

@@ -1,16 +1,13 @@
 /**
- * HTTP/1.1 connections to upstreams, each over a tunnel stream of its own, kept for the next request to the same target
- * by the same leg. undici speaks HTTP on them, one request at a time; which connection a request takes is decided here,
- * because a request has to know its leg, and whether its connection was used before.
+ * HTTP/1.1 connections to upstreams, kept for the next request to the same target by the same leg. Which connection a
+ * request takes is decided here, because a request has to know its leg, and whether its connection was used before.
  */
-import type { EventEmitter } from 'node:events';
-import type { Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
 import { LRUCache } from 'lru-cache';
-import { Client } from 'undici';
-import type { Leg, TunnelStream } from '../../../shared/src/protocol/leg.ts';
+import type { Clock } from '../../../shared/src/clock.ts';
+import type { Leg } from '../../../shared/src/protocol/leg.ts';
 import type { Target } from '../../../shared/src/protocol/target.ts';
 import type { GatewayLimits } from '../limits.ts';
+import { createUpstreamConnection, type UpstreamConnection } from './upstream-connection.ts';
 import { ConnectionGoneError, GatewayFailure } from './upstream-errors.ts';
 
 /**
@@ -20,6 +17,8 @@ import { ConnectionGoneError, GatewayFailure } from './upstream-errors.ts';
 const LONGEST_IDLE_MS = 30_000;
 /** A connection is given up this much before the upstream closes it, ms: the request has yet to travel the tunnel. */
 const IDLE_MARGIN_MS = 1_500;
+/** Between looks for connections that were kept too long, ms: by how much they may outstay. */
+const SWEEP_INTERVAL_MS = 500;
 
 export type PoolLimits = Pick<
   GatewayLimits,
@@ -30,33 +29,21 @@ export type PoolLimits = Pick<
   | 'streamsPerEnvironment'
 >;
 
-export interface UpstreamConnection {
-  readonly leg: Leg;
-  readonly stream: TunnelStream;
-  readonly client: Client;
-  /** A request was answered on it before. */
-  readonly reused: boolean;
-  /** The target is connected: the other side has said so. */
-  readonly connected: boolean;
-  /** The upstream ended its direction. */
-  readonly upstreamEnded: boolean;
-  /** The stream is closed, and not by an end of the upstream: an answer that lasts until then is cut. */
-  readonly cut: boolean;
-  /** Gives the connection back after its response, for the next request if it is still good. */
-  release(): void;
-  destroy(error: Error): void;
+/** A connection without a request. */
+interface Kept {
+  readonly connection: UpstreamConnection;
+  /** Monotonic ms. */
+  readonly until: number;
 }
 
 interface TargetPool {
   readonly key: string;
   open: number;
-  readonly idle: PooledConnection[];
+  /** The one that was used last is last, and taken first. */
+  readonly idle: Kept[];
   readonly waiting: Set<() => void>;
   /** Put out of the cache: what is given back is closed. */
   evicted: boolean;
-}
-interface PooledConnection extends UpstreamConnection {
-  reused: boolean;
 }
 
 export interface UpstreamPool {
@@ -77,23 +64,17 @@ export interface UpstreamPool {
 const keyOf = (leg: Leg, target: Target): string =>
   `${leg.id} ${target.kind} ${target.environmentId} ${target.port}${target.tls ? 's' : ''}`;
 
-const remove = <T>(list: T[], entry: T): void => {
-  const index = list.indexOf(entry);
-  if (index >= 0) list.splice(index, 1);
-};
-
-export const createUpstreamPool = (
-  deps: { onClientError: (error: Error) => void },
-  limits: PoolLimits,
-): UpstreamPool => {
+export const createUpstreamPool = (deps: { readonly clock: Clock }, limits: PoolLimits): UpstreamPool => {
+  const { clock } = deps;
   const connections = new Set<UpstreamConnection>();
   const streamsOfEnvironment = new Map<string, number>();
   const leftLegs = new WeakSet<Leg>();
+  let cancelSweep: (() => void) | undefined;
   const pools = new LRUCache<string, TargetPool>({
     max: limits.upstreamPools,
     dispose(pool) {
       pool.evicted = true;
-      for (const connection of [...pool.idle]) connection.destroy(new ConnectionGoneError('the pool was closed'));
+      for (const { connection } of [...pool.idle]) connection.destroy(new ConnectionGoneError('the pool was closed'));
     },
   });
 
@@ -119,37 +100,41 @@ export const createUpstreamPool = (
     next();
   };
 
-  const createClient = (stream: TunnelStream): Client => {
-    let handedOver = false;
-    const client = new Client('http://upstream.invalid', {
-      connect(_options, callback) {
-        if (handedOver || stream.destroyed) {
-          // undici connects anew for a request that it had not begun to write when the stream closed.
-          const cause = stream.errored;
-          const gone = new ConnectionGoneError('the connection was closed before the request was sent', { cause });
-          process.nextTick(() => callback(handedOver ? gone : (cause ?? gone), null));
-          return;
-        }
-        handedOver = true;
-        // undici hangs when it is called back synchronously. It takes any duplex stream; its types name net.Socket.
-        process.nextTick(() => callback(null, stream as Duplex as Socket));
-      },
-      allowH2: false,
-      pipelining: 1,
-      maxHeaderSize: limits.maxResponseHeaderBytes,
-      keepAliveTimeout: limits.upstreamIdleTimeoutMs,
-      keepAliveMaxTimeout: Math.max(LONGEST_IDLE_MS, limits.upstreamIdleTimeoutMs),
-      keepAliveTimeoutThreshold: IDLE_MARGIN_MS,
-      // The forwarder has its own deadlines: undici's are put off by each interim response.
-      headersTimeout: 0,
-      bodyTimeout: 0,
-    });
-    // An error in a handler; undici's types do not know the event.
-    (client as EventEmitter).on('error', deps.onClientError);
-    return client;
+  /** ms that a connection is kept after its response; 0 when its upstream keeps it no longer. */
+  const keptMs = ({ keepAliveSeconds }: UpstreamConnection): number =>
+    keepAliveSeconds === undefined
+      ? limits.upstreamIdleTimeoutMs
+      : Math.min(keepAliveSeconds * 1_000 - IDLE_MARGIN_MS, LONGEST_IDLE_MS);
+
+  /** One timer for all: a timer for each request would cost more than to look at those that are idle. */
+  const sweep = (): void => {
+    cancelSweep = undefined;
+    const now = clock.monotonic();
+    let left = 0;
+    for (const pool of pools.values()) {
+      for (const { connection } of pool.idle.filter(({ until }) => until <= now)) {
+        connection.destroy(new ConnectionGoneError('nobody used the connection'));
+      }
+      left += pool.idle.length;
+    }
+    if (left > 0) armSweep();
+  };
+  const armSweep = (): void => {
+    cancelSweep ??= clock.timer(SWEEP_INTERVAL_MS, sweep);
   };
 
-  const create = (leg: Leg, target: Target, pool: TargetPool | undefined): PooledConnection => {
+  const keep = (pool: TargetPool, connection: UpstreamConnection): void => {
+    const idleMs = keptMs(connection);
+    const { leg } = connection;
+    if (pool.evicted || !leg.isOpen || leftLegs.has(leg) || idleMs <= 0) {
+      return connection.destroy(new ConnectionGoneError('the connection is not kept'));
+    }
+    pool.idle.push({ connection, until: clock.monotonic() + idleMs });
+    armSweep();
+    wakeOne(pool);
+  };
+
+  const create = (leg: Leg, target: Target, pool: TargetPool | undefined): UpstreamConnection => {
     const { environmentId } = target;
     if ((streamsOfEnvironment.get(environmentId) ?? 0) >= limits.streamsPerEnvironment) {
       throw new GatewayFailure('too_many_requests', 'the environment has as many tunnel streams as it may have');
@@ -157,68 +142,44 @@ export const createUpstreamPool = (
     const stream = leg.openStream(target, { signal: new AbortController().signal });
     countStream(environmentId, 1);
     if (pool) pool.open++;
-    let upstreamEnded = false;
-    let closed = false;
-    let connected = false;
-    stream.connected.then(
-      () => (connected = true),
-      // The stream is destroyed with the same error.
-      () => undefined,
-    );
-    const connection: PooledConnection = {
+    const made = createUpstreamConnection(
       leg,
       stream,
-      client: createClient(stream),
-      reused: false,
-      get connected() {
-        return connected;
+      {
+        onFree(connection) {
+          if (pool) keep(pool, connection);
+          else connection.destroy(new ConnectionGoneError('the connection is not kept'));
+        },
+        onClose(connection) {
+          connections.delete(connection);
+          countStream(environmentId, -1);
+          if (!pool) return;
+          pool.open--;
+          const index = pool.idle.findIndex((kept) => kept.connection === connection);
+          if (index >= 0) pool.idle.splice(index, 1);
+          if (pool.open === 0 && pool.waiting.size === 0 && !pool.evicted) pools.delete(pool.key);
+          else wakeOne(pool);
+        },
       },
-      get upstreamEnded() {
-        return upstreamEnded;
-      },
-      get cut() {
-        return closed && !upstreamEnded;
-      },
-      release() {
-        // undici closes the stream itself, after the response was handed over, when it cannot be used again.
-        queueMicrotask(() => {
-          if (!pool || closed || stream.destroyed) return;
-          if (pool.evicted || !leg.isOpen || leftLegs.has(leg)) return void stream.destroy();
-          connection.reused = true;
-          pool.idle.push(connection);
-          wakeOne(pool);
-        });
-      },
-      destroy: (error) => void stream.destroy(error),
-    };
-    connections.add(connection);
-    stream.once('end', () => (upstreamEnded = true));
-    // Before undici's own listener, which takes any close for the end of an answer without a length.
-    stream.once('close', () => {
-      closed = true;
-      connections.delete(connection);
-      countStream(environmentId, -1);
-      if (!pool) return;
-      pool.open--;
-      remove(pool.idle, connection);
-      if (pool.open === 0 && pool.waiting.size === 0 && !pool.evicted) pools.delete(pool.key);
-      else wakeOne(pool);
-    });
-    return connection;
+      limits,
+    );
+    connections.add(made);
+    return made;
   };
 
   return {
     acquire(leg, target, { fresh }) {
       const pool = poolFor(keyOf(leg, target));
       while (!fresh && pool.idle.length > 0) {
-        const connection = pool.idle.pop()!;
-        if (!connection.stream.destroyed && !connection.upstreamEnded) return connection;
+        const { connection, until } = pool.idle.pop()!;
+        if (until > clock.monotonic() && !connection.gone) return connection;
+        connection.destroy(new ConnectionGoneError('the connection was kept too long'));
       }
       if (pool.open < limits.connectionsPerTarget) return create(leg, target, pool);
       // A request that must not take a kept connection takes the place of one.
       const idle = pool.idle.pop();
       if (!idle) return undefined;
-      idle.destroy(new ConnectionGoneError('the place was needed'));
+      idle.connection.destroy(new ConnectionGoneError('the place was needed'));
       return create(leg, target, pool);
     },
     onceFree(leg, target, callback) {
@@ -229,7 +190,7 @@ export const createUpstreamPool = (
     leave(leg) {
       leftLegs.add(leg);
       for (const pool of pools.values()) {
-        for (const connection of pool.idle.filter((each) => each.leg === leg)) {
+        for (const { connection } of pool.idle.filter((kept) => kept.connection.leg === leg)) {
           connection.destroy(new ConnectionGoneError('the leg is being left'));
         }
       }
@@ -244,6 +205,7 @@ export const createUpstreamPool = (
       return count;
     },
     close(error) {
+      cancelSweep?.();
       pools.clear();
       for (const connection of [...connections]) connection.destroy(error);
     },
