@@ -6,7 +6,7 @@ import { boundToParent, type Namespace } from '../../support/namespaces.ts';
 import { cleanEnvironment } from '../../support/processes.ts';
 
 /** A program that has not come up by then will not, ms. */
-const START_TIMEOUT_MS = 60_000;
+const START_TIMEOUT_MS = 120_000;
 const STOP_GRACE_MS = 5_000;
 /** Kept of what a program says: enough to see why it failed. */
 const KEPT_OUTPUT_CHARACTERS = 1 << 18;
@@ -17,7 +17,7 @@ export interface Program {
   readonly pid: number;
   readonly child: ChildProcess;
   output(): string;
-  /** Resolves with the first match in what it said. Rejects when it ends, or takes too long. */
+  /** Resolves with the first match in what it said. Rejects when it ends, or takes too long. One call at a time. */
   waitFor(pattern: RegExp): Promise<RegExpExecArray>;
   /** Resident memory of it and what it started, bytes. */
   rss(): Promise<number>;

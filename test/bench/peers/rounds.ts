@@ -8,7 +8,7 @@ import {
   type SystemName,
   type SystemOptions,
 } from './systems.ts';
-import type { Figures, Workload } from './workloads.ts';
+import { type Figures, ROWS, type Workload } from './workloads.ts';
 
 /** Row, system, figure of each round; undefined where a round failed. */
 export type Measured = Record<string, Partial<Record<SystemName, (number | undefined)[]>>>;
@@ -31,6 +31,8 @@ export const createRecord = (): RunRecord => ({ measured: {}, problems: [] });
 
 export const put = (record: RunRecord, system: SystemName, round: number, figures: Figures): void => {
   for (const [row, figure] of Object.entries(figures)) {
+    // It would have no unit, and no place in the table.
+    if (!Object.hasOwn(ROWS, row)) throw new Error(`"${row}" is not in ROWS`);
     const numbers = ((record.measured[row] ??= {})[system] ??= []);
     while (numbers.length < round) numbers.push(undefined);
     numbers[round] = figure;

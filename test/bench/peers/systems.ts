@@ -273,9 +273,14 @@ const nodeWith = (profileDirectory: string | undefined, name: string): string[] 
     : ['--cpu-prof', `--cpu-prof-dir=${profileDirectory}`, `--cpu-prof-name=${name}.cpuprofile`]),
 ];
 
-const gateway = async (options: GatewayOptions): Promise<System> => {
+export interface GatewaySystem extends System {
+  readonly gateway: Program & { readonly files: GatewayFiles };
+}
+
+export const startGatewaySystem = async (options: GatewayOptions): Promise<GatewaySystem> => {
   const { topology, directory, certificate, transport } = options;
-  if (transport !== 'quic' && !canChooseTransport()) {
+  const isChoice = canChooseTransport();
+  if (transport !== 'quic' && !isChoice) {
     throw new NotAvailableError('this tunnel client has no option "--transport"');
   }
   const program = await startGateway(options);
@@ -295,7 +300,7 @@ const gateway = async (options: GatewayOptions): Promise<System> => {
       stateDir: join(directory, 'runner'),
       ca: certificate.certificate,
       internal: '127.0.0.1:0',
-      ...(transport === 'quic' ? {} : { transport }),
+      ...(isChoice ? { transport } : {}),
       environments: [
         {
           id: ENVIRONMENT,
@@ -316,15 +321,17 @@ const gateway = async (options: GatewayOptions): Promise<System> => {
     throw error;
   }
   const name = transport === 'quic' ? 'gateway-quic' : 'gateway-webtransport';
-  return answers(topology, { name, url: at(httpsPort), gateway: program, tunnelClient, stop });
+  const system = { name, url: at(httpsPort), gateway: program, tunnelClient, stop } as const;
+  await answers(topology, system);
+  return system;
 };
 
 const STARTERS: Readonly<Record<SystemName, (options: SystemOptions) => Promise<System>>> = {
   direct,
   'nginx-nebula': nebula,
   'nginx-ssh': ssh,
-  'gateway-quic': (options) => gateway({ ...options, transport: 'quic' }),
-  'gateway-webtransport': (options) => gateway({ ...options, transport: 'webtransport' }),
+  'gateway-quic': (options) => startGatewaySystem({ ...options, transport: 'quic' }),
+  'gateway-webtransport': (options) => startGatewaySystem({ ...options, transport: 'webtransport' }),
 };
 
 /** Resolves when the system answers. Rejects with {@link NotAvailableError} where it cannot be had. */
