@@ -10,7 +10,7 @@ import { EventEmitter } from 'node:events';
 import { type Clock, delay, systemClock } from '../../shared/src/clock.ts';
 import { describeError, TransportError } from '../../shared/src/errors.ts';
 import { ID_RULE, isId } from '../../shared/src/hostname.ts';
-import { keyFingerprint, loadOrCreateKey } from '../../shared/src/identity/keys.ts';
+import { type IdentityKey, keyFingerprint, loadOrCreateKey, parseKey } from '../../shared/src/identity/keys.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { Environment } from '../../shared/src/protocol/messages.ts';
 import { createAnnouncer } from './announcer.ts';
@@ -19,12 +19,14 @@ import { createDialer, type Dialer } from './dialer.ts';
 import { parseCertificates } from './certificate-trust.ts';
 import { keyPath } from './enrolment-store.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
+import type { GivenMembership } from './given-membership.ts';
 import { announcementOf, type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
 import { createLogServer, type LogServer } from './log-server/log-server.ts';
 import { type Logger, silentLogger } from './logger.ts';
 import { callbackUrl, KNOWN_SCMS, parseOauthTarget } from './oauth-target.ts';
 import type { ProxySettings } from './proxy-settings.ts';
 import { createResolver } from './resolver.ts';
+import { checkStateVersion } from './state-version.ts';
 import { type Running, startRunner } from './runner.ts';
 import {
   environmentStatus,
@@ -38,6 +40,7 @@ import { TRANSPORT_CHOICES, type TransportChoice } from './transport.ts';
 export type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
 export { RefusedError } from '../../shared/src/errors.ts';
 export type { EnvironmentInput } from './environments.ts';
+export type { GivenMembership } from './given-membership.ts';
 export type { LogSettings } from './log-server/log-source.ts';
 export type { Logger } from './logger.ts';
 export { type ProxySettings, proxySettingsOf } from './proxy-settings.ts';
@@ -52,6 +55,10 @@ export interface RunnerOptions {
   readonly exchangeToken?: string;
   /** Keeps the key and the membership. */
   readonly stateDir: string;
+  /** The private key of the runner, an Ed25519 JWK in JSON. Absent: kept in `stateDir`. */
+  readonly key?: string;
+  /** A membership that another authority has signed for the key, as a file that is followed or as it stands. */
+  readonly membership?: GivenMembership;
   /** PEM of roots that are trusted beside those of the system. */
   readonly ca?: string;
   /** The HTTP proxy that gateways are reached through over TCP; of environment variables: {@link proxySettingsOf}. */
@@ -122,6 +129,15 @@ const checkCa = (pem: string): void => {
   }
 };
 
+/** Throws RangeError. */
+const parseOwnKey = (text: string): IdentityKey => {
+  try {
+    return parseKey(text);
+  } catch (error) {
+    throw new RangeError(`the text given as \`key\` is no key of a runner: ${describeError(error)}`, { cause: error });
+  }
+};
+
 /** Throws RangeError or a ZodError at once when an option is wrong; everything later comes as `error` events. */
 export const connectRunner = (options: RunnerOptions): RunnerClient => {
   const url = parseGatewayUrl(options.gateway);
@@ -130,6 +146,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
   if (!TRANSPORT_CHOICES.includes(options.transport ?? 'auto')) {
     throw new RangeError(`"${options.transport}" is no transport: it is one of ${TRANSPORT_CHOICES.join(', ')}`);
   }
+  const ownKey = options.key === undefined ? undefined : parseOwnKey(options.key);
   const clock = options.clock ?? systemClock;
   const log = options.logger ?? silentLogger;
   const emitter = new EventEmitter();
@@ -222,7 +239,8 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
   };
 
   const start = async (): Promise<void> => {
-    const key = await loadOrCreateKey(keyPath(options.stateDir));
+    await checkStateVersion(options.stateDir);
+    const key = ownKey ?? (await loadOrCreateKey(keyPath(options.stateDir)));
     stopping.signal.throwIfAborted();
     running = startRunner({
       url,

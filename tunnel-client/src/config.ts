@@ -27,6 +27,14 @@ export interface ClientConfig {
   readonly runnerId: string;
   readonly exchangeToken: string | undefined;
   readonly exchangeTokenFile: string | undefined;
+  /** The private key as a JWK. */
+  readonly key: string | undefined;
+  /** Path. */
+  readonly keyFile: string | undefined;
+  /** A membership that another authority has signed. */
+  readonly membership: string | undefined;
+  /** Path; followed. */
+  readonly membershipFile: string | undefined;
   readonly stateDir: string;
   /** Path of a PEM file. */
   readonly ca: string | undefined;
@@ -112,6 +120,10 @@ const settingsSchema = z.object({
   runnerId: z.string({ error: missing('the id that `gateway runner create` printed') }).refine(isId, ID_RULE),
   exchangeToken: z.string().min(1).optional(),
   exchangeTokenFile: z.string().min(1).optional(),
+  key: z.string().min(1).optional(),
+  keyFile: z.string().min(1).optional(),
+  membership: z.string().min(1).optional(),
+  membershipFile: z.string().min(1).optional(),
   stateDir: z.string().min(1),
   ca: z.string().min(1).optional(),
   transport: z.enum(TRANSPORT_CHOICES, { error: `must be one of ${TRANSPORT_CHOICES.join(', ')}` }),
@@ -130,7 +142,7 @@ type SettingKey = keyof typeof settingsSchema.shape;
 
 const SETTING_KEYS = Object.keys(settingsSchema.shape) as SettingKey[];
 const FILE_KEYS: readonly string[] = [...SETTING_KEYS, 'environments'];
-const PATH_KEYS: readonly SettingKey[] = ['exchangeTokenFile', 'stateDir', 'ca'];
+const PATH_KEYS: readonly SettingKey[] = ['exchangeTokenFile', 'keyFile', 'membershipFile', 'stateDir', 'ca'];
 const FLAG_NAMES: Readonly<Partial<Record<SettingKey, keyof ConfigFlags>>> = {
   gateway: 'gateway',
   runnerId: 'runner',
@@ -310,21 +322,34 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
       problems.push({ path: FLAG_OF_ENVIRONMENT[String(parts[2])] ?? '--expose', message });
     }
   }
-  if (values['exchangeToken'] !== undefined && values['exchangeTokenFile'] !== undefined) {
-    problems.push({
-      path: names['exchangeToken'] ?? 'exchangeToken',
-      message: 'stands beside exchangeTokenFile; keep one',
-    });
+  for (const secret of ['exchangeToken', 'key', 'membership'] as const) {
+    if (values[secret] === undefined || values[`${secret}File`] === undefined) continue;
+    problems.push({ path: names[secret] ?? secret, message: `stands beside ${secret}File; keep one` });
   }
   if (problems.length > 0 || !settings.success) {
     throw new ConfigError(problems, sources.file ? { source: sources.file.path } : {});
   }
-  const { drainTimeout, exchangeToken, exchangeTokenFile, ca, oauth, ...rest } = settings.data;
+  const {
+    drainTimeout,
+    exchangeToken,
+    exchangeTokenFile,
+    key,
+    keyFile,
+    membership,
+    membershipFile,
+    ca,
+    oauth,
+    ...rest
+  } = settings.data;
   const inFileCount = Array.isArray(inFile) ? inFile.length : 0;
   return deepFreeze({
     ...rest,
     exchangeToken,
     exchangeTokenFile,
+    key,
+    keyFile,
+    membership,
+    membershipFile,
     ca,
     proxy: proxy.settings,
     drainTimeoutMs: drainTimeout,

@@ -9,9 +9,10 @@ import type { Announcer } from './announcer.ts';
 import { createApiClient } from './api-client.ts';
 import type { RunnerOptions } from './client.ts';
 import type { Dialer } from './dialer.ts';
-import { createEnrolment, type Enrolled, type Enrolment } from './enrolment.ts';
+import { createEnrolment, type Enrolled, type Enrolment, type EnrolmentDeps } from './enrolment.ts';
 import { createEnrolmentStore } from './enrolment-store.ts';
 import type { GatewayUrl } from './gateway-url.ts';
+import { createGivenEnrolment } from './given-membership.ts';
 import { createLegDialer } from './leg-dialer.ts';
 import type { LogServer } from './log-server/log-server.ts';
 import type { Logger } from './logger.ts';
@@ -64,23 +65,23 @@ export const startRunner = (context: RunnerContext): Running => {
   );
   const api = createApiClient({ clock, outbound }, { url, userAgent: agent });
   const store = createEnrolmentStore({ stateDir: options.stateDir, gateway: url.origin, runnerId: options.runnerId });
-  const enrolment = createEnrolment(
-    {
-      clock,
-      random: Math.random,
-      log,
-      api,
-      store,
-      key,
-      onChange: ({ gateways }: Enrolled) => {
-        supervisor.setGateways(gateways);
-        supervisor.retryNow();
-        updateState();
-      },
-      onError: report,
+  const { runnerId, exchangeToken, membership } = options;
+  const enrolmentDeps: Omit<EnrolmentDeps, 'store'> = {
+    clock,
+    random: Math.random,
+    log,
+    api,
+    key,
+    onChange: ({ gateways }: Enrolled) => {
+      supervisor.setGateways(gateways);
+      supervisor.retryNow();
+      updateState();
     },
-    { runnerId: options.runnerId, gateway: url, exchangeToken: options.exchangeToken },
-  );
+    onError: report,
+  };
+  const enrolment = membership
+    ? createGivenEnrolment(enrolmentDeps, { runnerId, membership })
+    : createEnrolment({ ...enrolmentDeps, store }, { runnerId, gateway: url, exchangeToken });
   const legEvent = (leg: Leg, type: 'suspect' | 'recovered' | 'drained' | 'left'): void => {
     log.info({ legId: leg.id, type }, 'leg changed');
     emit('leg', { type, legId: leg.id, gatewayId: gatewayOf(leg) });

@@ -6,6 +6,7 @@ import { ConfigError } from '../problems.ts';
 import { TRANSPORT_CHOICES } from '../transport.ts';
 import { VERSION } from '../version.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
+import { newKeyCommand } from './key.ts';
 import { runCommand } from './run.ts';
 import type { ConfigFlagsWithFile } from './sources.ts';
 import { healthCommand, statusCommand } from './status.ts';
@@ -74,6 +75,19 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
   )
     .option('--json', 'as JSON')
     .action(act(healthCommand));
+
+  program
+    .command('key')
+    .description('the key of a runner')
+    .copyInheritedSettings(program)
+    .command('new')
+    .description('make a key, for TUNNEL_KEY or TUNNEL_KEY_FILE')
+    .copyInheritedSettings(program)
+    .option('--out <file>', 'a new file for it; else it is printed')
+    .option('--json', 'say what was written as JSON')
+    .action(async (flags: Parameters<typeof newKeyCommand>[0]) => {
+      exitCode = await newKeyCommand(flags, io);
+    });
 
   try {
     await program.parseAsync([...args], { from: 'user' });

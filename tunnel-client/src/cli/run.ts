@@ -5,7 +5,7 @@ import { describeError } from '../../../shared/src/errors.ts';
 import { loadOrCreateInternalToken } from '../../../shared/src/identity/internal-token.ts';
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
 import { parseCertificates } from '../certificate-trust.ts';
-import { connectRunner, type RunnerClient } from '../client.ts';
+import { connectRunner, type GivenMembership, type RunnerClient } from '../client.ts';
 import { type ClientConfig, parseClientConfig, parseEnvironmentsOfFile, suspiciousVariables } from '../config.ts';
 import { watchFile } from '../environment-file.ts';
 import { type InternalListener, listenInternal } from '../internal-listener.ts';
@@ -17,7 +17,7 @@ import { closedPortNotice, reportTo } from './reporter.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
 
 /** What never stands in a log. */
-const REDACTED = ['exchangeToken', 'token', 'membership', 'authorization'].flatMap((key) => [key, `*.${key}`]);
+const REDACTED = ['exchangeToken', 'key', 'token', 'membership', 'authorization'].flatMap((key) => [key, `*.${key}`]);
 
 const createLogger = (config: ClientConfig, io: CliIo): Logger =>
   pino(
@@ -99,6 +99,16 @@ const followFile = (
     file,
   );
 
+const readKeyFile = (path: string): Promise<string> =>
+  readFile(path, 'utf8').catch((error: unknown) => {
+    throw new ConfigError([{ path: 'keyFile', message: `${path} cannot be read: ${describeError(error)}` }]);
+  });
+
+const membershipOf = ({ membership, membershipFile }: ClientConfig): GivenMembership | undefined => {
+  if (membershipFile !== undefined) return { file: membershipFile };
+  return membership === undefined ? undefined : { token: membership };
+};
+
 /** Resolves when the process is asked to end (true) or the client has ended by itself (false). */
 const untilEnd = (client: RunnerClient, stop: AbortSignal): Promise<boolean> =>
   new Promise((resolve) => {
@@ -121,6 +131,8 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
   suspiciousVariables(io.env).forEach(say.warn);
 
   const exchangeToken = await readExchangeToken(config, say.warn);
+  const key = config.keyFile === undefined ? config.key : await readKeyFile(config.keyFile);
+  const membership = membershipOf(config);
   const ca = config.ca === undefined ? undefined : await readCa(config.ca);
   let internal: InternalListener | undefined;
   const client = connectRunner({
@@ -131,6 +143,8 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
     logger: log,
     ownPorts: () => (internal?.port === undefined ? [] : [internal.port]),
     ...(exchangeToken === undefined ? {} : { exchangeToken }),
+    ...(key === undefined ? {} : { key }),
+    ...(membership === undefined ? {} : { membership }),
     ...(ca === undefined ? {} : { ca }),
     proxy: config.proxy,
     transport: config.transport,
