@@ -104,7 +104,11 @@ export interface GatewayConfig {
   /** Port in the URLs that are printed; undefined: that of the first https listener. */
   readonly publicPort: number | undefined;
   /** `host:port` that runners dial over UDP; empty: the API's host name and the port of the QUIC listener. */
-  readonly advertise: { readonly quic: readonly string[] };
+  /** What runners are told to dial; empty: made of the domain and the listeners. */
+  readonly advertise: { readonly quic: readonly string[]; readonly tcp: readonly string[] };
+  /** For people who look at a list of gateways. */
+  readonly name: string | undefined;
+  readonly region: string | undefined;
   /** Paths, absolute. Empty: self-signed, in `<stateDir>/self-signed`. */
   readonly tls: readonly { readonly certificate: string; readonly key: string }[];
   /** Absolute. */
@@ -318,7 +322,9 @@ const configSchema = z.strictObject({
     })
     .prefault({}),
   publicPort: publicPort.optional(),
-  advertise: z.strictObject({ quic: list(advertised).default([]) }).prefault({}),
+  advertise: z.strictObject({ quic: list(advertised).default([]), tcp: list(advertised).default([]) }).prefault({}),
+  name: z.string().min(1).max(256).optional(),
+  region: z.string().min(1).max(256).optional(),
   tls: z
     .preprocess((value) => (value === undefined || Array.isArray(value) ? value : [value]), list(certificate))
     .default([]),
@@ -337,13 +343,21 @@ const configSchema = z.strictObject({
 });
 
 const VARIABLES: readonly Variable[] = [
-  ...['domains', 'listeners.https', 'listeners.quic', 'listeners.http', 'advertise.quic', 'trustedProxies'].map(
-    (key): Variable => ({ key, kind: 'list' }),
+  ...[
+    'domains',
+    'listeners.https',
+    'listeners.quic',
+    'listeners.http',
+    'advertise.quic',
+    'advertise.tcp',
+    'trustedProxies',
+  ].map((key): Variable => ({ key, kind: 'list' })),
+  ...['listeners.internal', 'directory.type', 'drainDelay', 'drainTimeout', 'logLevel', 'name', 'region'].map(
+    (key): Variable => ({
+      key,
+      kind: 'text',
+    }),
   ),
-  ...['listeners.internal', 'directory.type', 'drainDelay', 'drainTimeout', 'logLevel'].map((key): Variable => ({
-    key,
-    kind: 'text',
-  })),
   ...['signIn.issuer', 'signIn.clientId', 'signIn.switchPrompt'].map((key): Variable => ({ key, kind: 'text' })),
   ...['user', 'name', 'organizations'].map((name): Variable => ({ key: `signIn.claims.${name}`, kind: 'text' })),
   { key: 'signIn.scopes', kind: 'list' },
@@ -383,7 +397,7 @@ const keysAt = (path: readonly PropertyKey[]): readonly string[] => {
     return second === 'claims' ? Object.keys(authority.shape.claims.unwrap().shape) : Object.keys(authority.shape);
   if (first === 'tls') return ['certificate', 'key'];
   if (first === 'organizations' && second !== undefined) return Object.keys(organization.shape);
-  return first === 'advertise' ? ['quic'] : ['type'];
+  return first === 'advertise' ? ['quic', 'tcp'] : ['type'];
 };
 
 const describeIssue = (issue: z.core.$ZodIssue, sources: ReadonlyMap<string, string>): ConfigProblem[] => {
@@ -468,7 +482,16 @@ export const parseGatewayConfig = (
   else problems.push(...crossCheck(result.data));
   if (!result.success || problems.length > 0) throw new ConfigError(problems, source);
 
-  const { drainDelay, drainTimeout, publicPort, signIn: visitors, authority: other, ...data } = result.data;
+  const {
+    drainDelay,
+    drainTimeout,
+    publicPort,
+    name,
+    region,
+    signIn: visitors,
+    authority: other,
+    ...data
+  } = result.data;
   const directory = options.path === undefined ? '.' : dirname(options.path);
   const { internal } = data.listeners;
   return freeze({
@@ -478,6 +501,8 @@ export const parseGatewayConfig = (
       internal: internal.kind === 'unix' ? { ...internal, path: resolve(directory, internal.path) } : internal,
     },
     publicPort,
+    name,
+    region,
     tls: data.tls.map((pair) => ({
       certificate: resolve(directory, pair.certificate),
       key: resolve(directory, pair.key),

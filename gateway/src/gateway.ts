@@ -6,7 +6,6 @@ import { describeError } from '../../shared/src/errors.ts';
 import { loadOrCreateInternalToken } from '../../shared/src/identity/internal-token.ts';
 import { loadOrCreateKey, type IdentityKey } from '../../shared/src/identity/keys.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
-import { formatHostPort } from '../../shared/src/transport/address.ts';
 import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.ts';
 import { createLogAccess } from './access/log-access.ts';
 import { createRevocations } from './access/revocations.ts';
@@ -32,6 +31,7 @@ import { createForwarder } from './proxy/forwarder.ts';
 import { isNoIPv6, listenError, StartError } from './start-error.ts';
 import { createAcceptor, type Acceptor } from './tunnels/acceptor.ts';
 import { createTcpTunnels } from './tunnels/tcp-tunnels.ts';
+import { ownAddress } from './tunnels/own-address.ts';
 import { createOwnMembership, type OwnMembership } from './tunnels/own-membership.ts';
 import { createRegistry, type TunnelRegistry } from './tunnels/registry.ts';
 import { createTunnelTotals } from './tunnels/totals.ts';
@@ -229,7 +229,12 @@ const makeParts = async (
 
   const publicPort = (): number => config.publicPort ?? bound.https[0]?.port ?? 443;
   const gateways = (): readonly GatewayAddress[] => [
-    { id: membership.gatewayId, quic: quicAddresses(config, bound.quic) },
+    ownAddress(config, {
+      id: membership.gatewayId,
+      publicKey: key.publicKey,
+      quic: bound.quic.map(({ address }) => address),
+      https: bound.https,
+    }),
   ];
   const totals = createTunnelTotals();
   const metrics = createMetrics({
@@ -338,12 +343,6 @@ const makeParts = async (
   closers.add('edge', () => edge.close());
   return { directory, membership, registry, acceptor, edge, metrics, key };
 };
-
-/** What runners dial over UDP. */
-const quicAddresses = (config: GatewayConfig, listeners: readonly QuicListener[]): string[] =>
-  config.advertise.quic.length > 0
-    ? [...config.advertise.quic]
-    : [...new Set(listeners.map(({ address }) => formatHostPort(`api.${config.domains[0]}`, address.port)))];
 
 /**
  * Starts a gateway; it serves when this resolves. Rejects with {@link StartError} where a person can do something about

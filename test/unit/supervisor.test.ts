@@ -4,13 +4,10 @@ import { afterEach, describe, it } from 'node:test';
 import { LegClosedError, RefusedError, TransportError } from '../../shared/src/errors.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
-import { systemClock } from '../../shared/src/clock.ts';
-import { acceptLeg, dialLeg } from '../../shared/src/protocol/handshake.ts';
-import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
 import { PERSON_RETRY_MS } from '../../tunnel-client/src/enrolment.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createSupervisor, SUPERVISOR_LIMITS } from '../../tunnel-client/src/supervisor.ts';
-import { createTestCluster } from '../support/identities.ts';
+import { type LegEnds, makeLegEnds } from '../support/leg-ends.ts';
 import { never, target } from '../support/legs.ts';
 import { advanceInSteps, createManualClock, settle } from '../support/manual-clock.ts';
 import { until } from '../support/runner.ts';
@@ -20,52 +17,16 @@ const STEP_MS = 250;
 
 const gateways = (...ids: string[]): GatewayAddress[] => ids.map((id) => ({ id, quic: [`${id}.test:4242`] }));
 
-/** Two ends of a leg to the gateway `id`; `heard` is what counts as received by the runner. */
-const makeLeg = async (id: string) => {
-  const cluster = createTestCluster();
-  const [runner, gateway] = [await cluster.runner(), await cluster.gateway(id)];
-  const pair = memoryConnectionPair({ diallerKey: runner.key.publicKey, acceptorKey: gateway.key.publicKey });
-  let heard = 0;
-  const dialler = { ...pair.dialler, stats: () => ({ ...pair.dialler.stats(), received: heard }) };
-  const deps = { clock: systemClock };
-  const [gatewayLeg, runnerLeg] = await Promise.all([
-    acceptLeg(
-      pair.acceptor,
-      {
-        ...deps,
-        membership: () => gateway.membership,
-        verify: (token, peerKey) => gateway.verify(token, peerKey),
-        admit: () => undefined,
-        welcome: () => ({ gatewayId: id, gateways: [] }),
-      },
-      { signal: never },
-    ),
-    dialLeg(
-      dialler,
-      {
-        ...deps,
-        membership: () => runner.membership,
-        verify: (token, peerKey) => runner.verify(token, peerKey),
-        hello: { instance: 'instance-1', instanceStartedAt: 1, agent: 'test' },
-      },
-      { signal: never },
-    ),
-  ]);
-  gatewayLeg.attach({});
-  return { runnerLeg, gatewayLeg, hear: () => (heard += 1) };
-};
-type Pair = Awaited<ReturnType<typeof makeLeg>>;
-
 interface Dial {
   readonly gateway: string;
   readonly at: number;
   readonly replaces: string | undefined;
   readonly signal: AbortSignal;
-  connect(): Promise<Pair>;
+  connect(): Promise<LegEnds>;
   fail(error: Error): Promise<void>;
 }
 
-const supervisors: { stop(): void; pairs: Pair[] }[] = [];
+const supervisors: { stop(): void; pairs: LegEnds[] }[] = [];
 afterEach(async () => {
   for (const { stop, pairs } of supervisors.splice(0)) {
     stop();
@@ -80,7 +41,7 @@ afterEach(async () => {
 const start = () => {
   const clock = createManualClock();
   const dials: Dial[] = [];
-  const pairs: Pair[] = [];
+  const pairs: LegEnds[] = [];
   const events: string[] = [];
   const errors: number[] = [];
   let refusals = 0;
@@ -99,7 +60,7 @@ const start = () => {
           replaces,
           signal,
           async connect() {
-            const pair = await makeLeg(gateway.id);
+            const pair = await makeLegEnds(gateway.id);
             pairs.push(pair);
             resolve({ leg: pair.runnerLeg, reason: 'first' });
             await settle();
@@ -141,7 +102,7 @@ const start = () => {
 };
 
 /** Time passes while the leg is heard all along. */
-const passHeard = async (world: ReturnType<typeof start>, pairs: readonly Pair[], ms: number): Promise<void> => {
+const passHeard = async (world: ReturnType<typeof start>, pairs: readonly LegEnds[], ms: number): Promise<void> => {
   for (let passed = 0; passed < ms; passed += 250) {
     for (const pair of pairs) pair.hear();
     await advanceInSteps(world.clock, 250, STEP_MS);
@@ -240,7 +201,7 @@ describe('supervisor', () => {
     // Timers come late: an event loop that was blocked for 10 s.
     const late = { ...clock, timer: (ms: number, callback: () => void) => clock.timer(ms + 10_000, callback) };
     const events: string[] = [];
-    const pair = await makeLeg('a');
+    const pair = await makeLegEnds('a');
     const supervisor = createSupervisor({
       clock: late,
       random: () => 0.5,
@@ -287,7 +248,7 @@ describe('supervisor', () => {
   it('keeps two left legs as long as they like; the oldest of more has an hour', async () => {
     const world = start();
     world.supervisor.setGateways(gateways('a'));
-    const pairs: Pair[] = [];
+    const pairs: LegEnds[] = [];
     for (let index = 0; index < 4; index++) {
       const pair = await (await world.dial(index)).connect();
       pairs.push(pair);

@@ -27,3 +27,9 @@ export const TRANSPORT_REASONS = {
   better: 'it works again, and is the better one',
 } as const;
 export type TransportReason = keyof typeof TRANSPORT_REASONS;
+
+/** For a person: `WebTransport, because QUIC gave no answer: UDP seems to be blocked`. */
+export const transportSentence = (transport: TransportName, reason: TransportReason): string => {
+  const label = transport === 'memory' ? 'memory' : TRANSPORT_LABELS[transport];
+  return `${label}, because ${TRANSPORT_REASONS[reason]}`;
+};

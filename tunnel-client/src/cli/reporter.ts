@@ -1,6 +1,7 @@
 /** Tells a person what the client does, one line an event. */
 import type { RunnerClient } from '../client.ts';
 import type { EnvironmentSettings } from '../environments.ts';
+import { transportSentence } from '../transport.ts';
 import { formatDuration } from './table.ts';
 
 /** The same problem is not told again within this time, ms. */
@@ -38,7 +39,10 @@ export const reportTo = (client: RunnerClient, print: (line: string) => void): v
   client.on('leg', (event) => {
     switch (event.type) {
       case 'up':
-        return say('+', `connected to gateway ${event.gatewayId} at ${event.remoteAddress} (${event.transport})`);
+        say('+', `connected to gateway ${event.gatewayId} at ${event.remoteAddress} (${event.transport})`);
+        if (event.reason !== 'first') say('·', transportSentence(event.transport, event.reason));
+        if (event.inspected) say('!', 'TLS is inspected on the way: whoever does it can read what the tunnel carries');
+        return undefined;
       case 'suspect':
         return say('!', `gateway ${event.gatewayId} is silent; connecting again beside it`);
       case 'recovered':

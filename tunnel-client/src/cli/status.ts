@@ -1,5 +1,6 @@
 import { parseClientEndpoint } from '../config.ts';
-import type { EnvironmentStatus, RunnerStatus } from '../status.ts';
+import type { EnvironmentStatus, LegStatus, RunnerStatus } from '../status.ts';
+import { transportSentence } from '../transport.ts';
 import { askInternal } from './internal-client.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
@@ -18,6 +19,17 @@ const environmentRows = ({ id, ports, state, code, message }: EnvironmentStatus)
     url === undefined ? why : `${url}  (${protocol}, ${admission})`,
   ]);
 };
+
+/** Why each leg has its transport, where that needs a word. */
+const transportNotes = (legs: readonly LegStatus[]): string[] => [
+  ...new Set(
+    legs.flatMap(({ gatewayId, transport, reason, inspected, state }) => {
+      const why = reason === 'first' ? [] : [`${gatewayId}: ${transportSentence(transport, reason)}`];
+      if (state === 'standby') return [`${gatewayId}: ${transport} is tried beside the transport in use`];
+      return inspected ? [...why, `${gatewayId}: TLS is inspected on the way (${transport})`] : why;
+    }),
+  ),
+];
 
 /** For a person. `now` is ms since the epoch. */
 export const renderStatus = (status: RunnerStatus, now: number): string => {
@@ -43,7 +55,10 @@ export const renderStatus = (status: RunnerStatus, now: number): string => {
       formatDuration(leg.upForMs),
     ]);
     sections.push(
-      formatTable(['GATEWAY', 'TRANSPORT', 'ADDRESS', 'STATE', 'RTT', 'STREAMS', 'SENT', 'RECEIVED', 'UP'], rows),
+      [
+        formatTable(['GATEWAY', 'TRANSPORT', 'ADDRESS', 'STATE', 'RTT', 'STREAMS', 'SENT', 'RECEIVED', 'UP'], rows),
+        ...transportNotes(status.legs).map((note) => `  ${note}`),
+      ].join('\n'),
     );
   }
   sections.push(

@@ -1,0 +1,60 @@
+/** Both ends of a leg over a memory connection that calls itself what the test likes; when it is heard is the test's. */
+import { systemClock } from '../../shared/src/clock.ts';
+import { acceptLeg, dialLeg } from '../../shared/src/protocol/handshake.ts';
+import type { Leg } from '../../shared/src/protocol/leg.ts';
+import type { TransportName } from '../../shared/src/transport/connection.ts';
+import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
+import { createTestCluster } from './identities.ts';
+import { never } from './legs.ts';
+
+export interface LegEnds {
+  /** Not attached. */
+  readonly runnerLeg: Leg;
+  readonly gatewayLeg: Leg;
+  /** Something arrives at the runner. */
+  hear(): void;
+  close(): Promise<void>;
+}
+
+export const makeLegEnds = async (gatewayId: string, transport: TransportName = 'memory'): Promise<LegEnds> => {
+  const cluster = createTestCluster();
+  const [runner, gateway] = [await cluster.runner(), await cluster.gateway(gatewayId)];
+  const pair = memoryConnectionPair({ diallerKey: runner.key.publicKey, acceptorKey: gateway.key.publicKey });
+  let heard = 0;
+  const dialler = { ...pair.dialler, transport, stats: () => ({ ...pair.dialler.stats(), received: heard }) };
+  const deps = { clock: systemClock };
+  const [gatewayLeg, runnerLeg] = await Promise.all([
+    acceptLeg(
+      pair.acceptor,
+      {
+        ...deps,
+        membership: () => gateway.membership,
+        verify: (token, peerKey) => gateway.verify(token, peerKey),
+        admit: () => undefined,
+        welcome: () => ({ gatewayId, gateways: [] }),
+      },
+      { signal: never },
+    ),
+    dialLeg(
+      dialler,
+      {
+        ...deps,
+        membership: () => runner.membership,
+        verify: (token, peerKey) => runner.verify(token, peerKey),
+        hello: { instance: 'instance-1', instanceStartedAt: 1, agent: 'test' },
+      },
+      { signal: never },
+    ),
+  ]);
+  gatewayLeg.attach({});
+  return {
+    runnerLeg,
+    gatewayLeg,
+    hear: () => (heard += 1),
+    async close() {
+      runnerLeg.abort('closed');
+      gatewayLeg.abort('closed');
+      await Promise.all([runnerLeg.closed, gatewayLeg.closed]);
+    },
+  };
+};

@@ -1,0 +1,189 @@
+/** How the client comes back to a better transport, while UDP comes and goes: real legs, scripted dials, the test's clock. */
+import assert from 'node:assert/strict';
+import { afterEach, describe, it } from 'node:test';
+import { TransportError } from '../../shared/src/errors.ts';
+import { BETTER_LIMITS } from '../../tunnel-client/src/better-transport.ts';
+import { silentLogger } from '../../tunnel-client/src/logger.ts';
+import { createSupervisor } from '../../tunnel-client/src/supervisor.ts';
+import { type Transport, TRANSPORTS } from '../../tunnel-client/src/transport.ts';
+import { createTransportRace } from '../../tunnel-client/src/transport-race.ts';
+import { type LegEnds, makeLegEnds } from '../support/leg-ends.ts';
+import { createManualClock, settle } from '../support/manual-clock.ts';
+import { until } from '../support/runner.ts';
+
+const STEP_MS = 250;
+/** Turns of the event loop that a handshake of two legs takes at most. */
+const HANDSHAKE_TURNS = 60;
+const MINUTE_MS = 60_000;
+
+interface Made extends LegEnds {
+  readonly transport: Transport;
+}
+
+const worlds: { close(): Promise<void> }[] = [];
+afterEach(async () => {
+  for (const world of worlds.splice(0)) await world.close();
+});
+
+const start = () => {
+  const clock = createManualClock();
+  const made: Made[] = [];
+  const works: Record<Transport, boolean> = { quic: true, webtransport: true, websocket: true };
+  const ups: { readonly at: number; readonly transport: string; readonly reason: string }[] = [];
+  let handshakes = 0;
+  const race = createTransportRace(
+    {
+      clock,
+      async dial(_gateway, transport, { signal }) {
+        if (!works[transport]) {
+          if (transport !== 'quic') throw new TransportError('refused');
+          // UDP that is dropped says nothing for 5 s.
+          return new Promise((_, reject) => {
+            const cancel = clock.timer(5_000, () => reject(new TransportError('no answer')));
+            signal.addEventListener('abort', () => (cancel(), reject(signal.reason as Error)), { once: true });
+          });
+        }
+        handshakes += 1;
+        const ends = await makeLegEnds('gw', transport);
+        handshakes -= 1;
+        made.push({ ...ends, transport });
+        return ends.runnerLeg;
+      },
+    },
+    { transports: TRANSPORTS },
+  );
+  const supervisor = createSupervisor({
+    clock,
+    random: () => 0,
+    log: silentLogger,
+    transports: TRANSPORTS,
+    dial: race,
+    attach: (leg) => leg.attach({}),
+    onUp: ({ leg, reason }) => ups.push({ at: clock.monotonic(), transport: leg.transport, reason }),
+    onState: () => undefined,
+    onDown: () => undefined,
+    onError: () => undefined,
+    onMembershipRefused: () => undefined,
+    onUnreachable: () => undefined,
+  });
+  const serving = () =>
+    supervisor.legs().find(({ state }) => state === 'up' || state === 'suspect' || state === 'drained');
+  worlds.push({
+    async close() {
+      supervisor.stop();
+      await until(() => handshakes === 0);
+      for (const each of made) await each.close();
+    },
+  });
+  /** Time passes; what works is heard, and QUIC legs end 5 s after UDP is gone. */
+  let silentMs = 0;
+  const pass = async (ms: number): Promise<void> => {
+    for (let passed = 0; passed < ms; passed += STEP_MS) {
+      silentMs = works.quic ? 0 : silentMs + STEP_MS;
+      for (const each of made) {
+        if (works[each.transport]) each.hear();
+        else if (each.transport === 'quic' && silentMs >= 5_000) each.runnerLeg.abort('lost');
+      }
+      await clock.advance(STEP_MS);
+      while (handshakes > 0) await settle(1);
+      await settle(HANDSHAKE_TURNS / 10);
+    }
+  };
+  return { clock, supervisor, works, ups, made, serving, pass };
+};
+
+describe('a better transport', () => {
+  it('is moved to when it has answered and stayed for 10 s; the other leg is left', async () => {
+    const world = start();
+    world.works.quic = false;
+    world.supervisor.setGateways([{ id: 'gw', quic: ['gw.test:1'] }]);
+    await world.pass(4_000);
+    assert.deepEqual(
+      world.ups.map(({ transport, reason }) => [transport, reason]),
+      [['webtransport', 'quic_silent']],
+    );
+    const upAt = world.ups[0]?.at ?? 0;
+    world.works.quic = true;
+    await world.pass(BETTER_LIMITS.firstLookMs);
+    assert.deepEqual(
+      world.supervisor.legs().map(({ leg, state }) => [leg.transport, state]),
+      [
+        ['webtransport', 'up'],
+        ['quic', 'standby'],
+      ],
+    );
+    await world.pass(BETTER_LIMITS.trialMs + 1_000);
+    assert.deepEqual(world.ups.map(({ transport, reason }) => [transport, reason])[1], ['quic', 'better']);
+    const movedAfterMs = (world.ups[1]?.at ?? 0) - upAt;
+    assert.ok(movedAfterMs >= BETTER_LIMITS.firstLookMs + BETTER_LIMITS.trialMs, `${movedAfterMs} ms`);
+    await world.pass(5_000);
+    assert.deepEqual(
+      world.supervisor.legs().map(({ leg, state }) => [leg.transport, state]),
+      [['quic', 'up']],
+    );
+  });
+
+  it('is not moved to when it is gone again within these 10 s, and is looked for half as often', async () => {
+    const world = start();
+    world.works.quic = false;
+    world.supervisor.setGateways([{ id: 'gw', quic: ['gw.test:1'] }]);
+    await world.pass(4_000);
+    world.works.quic = true;
+    await world.pass(BETTER_LIMITS.firstLookMs + 2_000);
+    assert.equal(world.supervisor.legs().length, 2);
+    world.works.quic = false;
+    await world.pass(20_000);
+    assert.equal(world.ups.length, 1);
+    assert.equal(world.supervisor.legs().length, 1);
+    world.works.quic = true;
+    const quicLegs = (): number => world.made.filter(({ transport }) => transport === 'quic').length;
+    const before = quicLegs();
+    await world.pass(BETTER_LIMITS.firstLookMs);
+    assert.equal(quicLegs(), before);
+    await world.pass(BETTER_LIMITS.firstLookMs);
+    assert.equal(quicLegs(), before + 1);
+  });
+
+  it('is WebTransport too, where there was a WebSocket only', async () => {
+    const world = start();
+    Object.assign(world.works, { quic: false, webtransport: false });
+    world.supervisor.setGateways([{ id: 'gw', quic: ['gw.test:1'] }]);
+    await world.pass(4_000);
+    assert.equal(world.serving()?.leg.transport, 'websocket');
+    world.works.webtransport = true;
+    await world.pass(BETTER_LIMITS.firstLookMs + BETTER_LIMITS.trialMs + 10_000);
+    assert.equal(world.serving()?.leg.transport, 'webtransport');
+    assert.equal(world.serving()?.reason, 'better');
+  });
+
+  for (const periodMs of [7_000, 30_000, 75_000, 100_000, 300_000]) {
+    it(`does not flap when UDP comes and goes every ${periodMs / 1_000} s`, async () => {
+      const world = start();
+      world.supervisor.setGateways([{ id: 'gw', quic: ['gw.test:1'] }]);
+      await world.pass(1_000);
+      let withoutMs = 0;
+      const end = 60 * MINUTE_MS;
+      for (let passed = 0; passed < end; passed += periodMs) {
+        world.works.quic = !world.works.quic;
+        for (let inPeriod = 0; inPeriod < periodMs; inPeriod += 1_000) {
+          await world.pass(1_000);
+          const served = world.serving()?.leg;
+          const isServed = served !== undefined && world.works[served.transport as Transport];
+          withoutMs = isServed ? 0 : withoutMs + 1_000;
+          assert.ok(withoutMs <= 10_000, `no leg that works for ${withoutMs} ms`);
+        }
+      }
+      const switches = world.ups
+        .filter(({ transport }, index) => transport !== world.ups[index - 1]?.transport)
+        .slice(1);
+      assert.ok(switches.length <= end / MINUTE_MS, `${switches.length} switches within an hour`);
+      // Never two within a minute by choice: a move is only ever followed by the loss of what was moved to.
+      const moves = switches.filter(({ reason }) => reason === 'better').map(({ at }) => at);
+      moves.slice(1).forEach((at, index) => {
+        assert.ok(at - (moves[index] ?? 0) >= BETTER_LIMITS.movesApartMs, `moves ${at - (moves[index] ?? 0)} ms apart`);
+      });
+      // In any three minutes at most three.
+      switches.slice(3).forEach(({ at }, index) => assert.ok(at - (switches[index]?.at ?? 0) >= 2 * MINUTE_MS));
+    });
+  }
+});
