@@ -7,6 +7,7 @@ import { loadOrCreateInternalToken } from '../../shared/src/identity/internal-to
 import { loadOrCreateKey, type IdentityKey } from '../../shared/src/identity/keys.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
 import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.ts';
+import { whyNoQuic } from '../../shared/src/transport/quic-native.ts';
 import { createLogAccess } from './access/log-access.ts';
 import { createRevocations } from './access/revocations.ts';
 import { createOtherAuthority, type OtherAuthority } from './access/other-authority.ts';
@@ -402,8 +403,11 @@ const start = async (
   bound.internal = internal;
 
   const { listeners } = config;
+  const withoutQuic = whyNoQuic();
+  // Runners then come over TCP.
+  if (withoutQuic && listeners.quic.length > 0) log.warn({ reason: withoutQuic.message }, 'no tunnels over UDP');
   await listenAll(
-    listeners.quic,
+    withoutQuic ? [] : listeners.quic,
     async (address) => {
       const listener = await listenQuic({
         ...address,

@@ -144,9 +144,9 @@ export class LegClosedError extends Error {
 
 /**
  * `no_http2`: TLS came up without HTTP/2. `refused`: what answered there did not take the tunnel (its status is in the
- * message).
+ * message). `not_available`: this machine lacks what the transport needs.
  */
-export type TransportFailure = 'no_http2' | 'refused';
+export type TransportFailure = 'no_http2' | 'refused' | 'not_available';
 
 /** A connection could not be made, or was lost, below the protocol. */
 export class TransportError extends Error {

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { TransportError } from '../../shared/src/errors.ts';
 import { createKey } from '../../shared/src/identity/keys.ts';
 import { encodePrivateKey, parsePeerMultiaddr, publicKeyOfPeerId } from '../../shared/src/transport/peer-id.ts';
-import { loadQuic, quicPackageName } from '../../shared/src/transport/quic-native.ts';
+import { loadQuic, QUIC_PACKAGE_VERSION, quicPackageName } from '../../shared/src/transport/quic-native.ts';
 import { MAX_READ_BYTES, MIN_READ_BYTES, nextReadSize } from '../../shared/src/transport/quic-stream.ts';
 
 const PLATFORMS = [
@@ -25,6 +25,7 @@ test('every platform has its package, and every package that may be installed ha
     PLATFORMS.map((platform) => quicPackageName(platform)).toSorted(),
     Object.keys(manifest.optionalDependencies).toSorted(),
   );
+  assert.ok(Object.values(manifest.optionalDependencies).every((version) => version === QUIC_PACKAGE_VERSION));
   assert.equal(quicPackageName({ platform: 'freebsd', arch: 'x64', musl: false }), undefined);
   assert.equal(quicPackageName({ platform: 'linux', arch: 'riscv64', musl: false }), undefined);
 });
@@ -47,7 +48,8 @@ test('a missing package is named', () => {
   assert.throws(() => load(cause), {
     name: 'TransportError',
     by: 'local',
-    message: /libp2p-quic-darwin-arm64.*not installed/,
+    code: 'not_available',
+    message: /libp2p-quic-darwin-arm64.*not installed: npm install @chainsafe\/libp2p-quic-darwin-arm64@/,
     cause,
   });
   const broken = Object.assign(new Error('wrong ELF class'), { code: 'ERR_DLOPEN_FAILED' });

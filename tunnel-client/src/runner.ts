@@ -5,6 +5,7 @@ import { type IdentityKey, sign } from '../../shared/src/identity/keys.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { MessageOf } from '../../shared/src/protocol/messages.ts';
 import { createQuicDialer, type QuicDialer } from '../../shared/src/transport/quic.ts';
+import { whyNoQuic } from '../../shared/src/transport/quic-native.ts';
 import type { Announcer } from './announcer.ts';
 import { createApiClient } from './api-client.ts';
 import type { RunnerOptions } from './client.ts';
@@ -87,6 +88,9 @@ export const startRunner = (context: RunnerContext): Running => {
     emit('leg', { type, legId: leg.id, gatewayId: gatewayOf(leg) });
   };
   const { transport = 'auto' } = options;
+  // Said once; what there is works without it.
+  const withoutQuic = transport === 'auto' || transport === 'quic' ? whyNoQuic() : undefined;
+  if (withoutQuic) report(withoutQuic);
   const transports = transport === 'auto' ? TRANSPORTS : [transport];
   const dialLeg = createLegDialer({
     clock,

@@ -28,7 +28,8 @@ export const ownAddress = (
     ...(name === undefined ? {} : { name }),
     ...(region === undefined ? {} : { region }),
     domain,
-    quic: told(advertise.quic.length > 0 ? advertise.quic : quic),
+    // Where nothing listens (no QUIC on this machine), nobody is sent.
+    quic: told(advertise.quic.length > 0 && quic.length > 0 ? advertise.quic : quic),
     tcp: told(advertise.tcp.length > 0 ? advertise.tcp : tcp),
     keys: [Buffer.from(own.publicKey).toString('base64url')],
   };

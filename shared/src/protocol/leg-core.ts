@@ -374,14 +374,21 @@ export const createLeg = (parts: LegParts): Leg => {
       if (!ended && !goodbye) control.send(message).catch(fail);
     },
     stats() {
-      const { rttMs, received } = connection.stats();
+      const { rttMs, received, packets } = connection.stats();
       let sent = bytesSent;
       let got = bytesReceived;
       for (const stream of streams.values()) {
         sent += stream.bytesSent;
         got += stream.bytesReceived;
       }
-      return { rttMs, received, openStreams: streams.size, bytesSent: sent, bytesReceived: got };
+      return {
+        rttMs,
+        received,
+        openStreams: streams.size,
+        bytesSent: sent,
+        bytesReceived: got,
+        ...(packets ? { packets } : {}),
+      };
     },
     async close(code, reason) {
       if (!ended) await end({ code, by: 'local', ...(reason ? { reason } : {}) });

@@ -5,7 +5,7 @@
 import type { Duplex } from 'node:stream';
 import type { LegCloseCode, EndedBy, ResetCode, StreamRefusal } from '../errors.ts';
 import type { Membership } from '../identity/membership.ts';
-import type { TransportName } from '../transport/connection.ts';
+import type { ConnectionStats, TransportName } from '../transport/connection.ts';
 import type { MessageOf, OutgoingMessage } from './messages.ts';
 import type { Target } from './target.ts';
 
@@ -61,6 +61,8 @@ export interface LegStats {
   /** Payload of tunnel streams. */
   readonly bytesSent: number;
   readonly bytesReceived: number;
+  /** See ConnectionStats. */
+  readonly packets?: ConnectionStats['packets'];
 }
 
 export interface Leg {

@@ -35,6 +35,8 @@ export interface ConnectionStats {
   /** Bytes on the wire where the transport knows them. */
   readonly bytesSent: number;
   readonly bytesReceived: number;
+  /** Packets that this side has sent, and those of them that were lost; absent where the transport cannot tell. */
+  readonly packets?: { readonly sent: number; readonly lost: number };
 }
 
 export interface Connection {

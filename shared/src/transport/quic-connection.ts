@@ -137,6 +137,7 @@ export const createQuicConnection = (native: NativeConnection, onEnd: () => void
       received: stats.udpRxDatagrams,
       bytesSent: stats.udpTxBytes,
       bytesReceived: stats.udpRxBytes,
+      packets: { sent: stats.pathSentPackets, lost: stats.pathLostPackets },
     };
   };
   const end = (by: EndedBy, error: Error | undefined): void => {

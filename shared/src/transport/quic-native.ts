@@ -40,6 +40,8 @@ export interface NativeConnectionStats {
   readonly udpRxBytes: number;
   readonly udpRxDatagrams: number;
   readonly frameRxConnectionClose: number;
+  readonly pathSentPackets: number;
+  readonly pathLostPackets: number;
 }
 
 export interface NativeConnection {
@@ -80,6 +82,8 @@ export interface Platform {
 }
 
 const PACKAGE_PREFIX = '@chainsafe/libp2p-quic-';
+/** The one whose classes are described above; a test compares it with package.json. */
+export const QUIC_PACKAGE_VERSION = '2.1.1';
 const PLATFORMS: ReadonlySet<string> = new Set([
   'darwin-arm64',
   'darwin-x64',
@@ -109,27 +113,35 @@ export interface LoadDeps {
   readonly require: (name: string) => unknown;
 }
 
-/** Loads the binding. Throws {@link TransportError} that names the package when there is none. */
+/** Loads the binding. Throws {@link TransportError} `not_available` that names the package when there is none. */
 export const loadQuic = (deps?: LoadDeps): NativeQuic => {
   const platform = deps?.platform ?? { platform: process.platform, arch: process.arch, musl: isMusl() };
   const name = quicPackageName(platform);
+  const unavailable = (message: string, cause?: unknown): TransportError =>
+    new TransportError(message, { by: 'local', code: 'not_available', cause });
   if (name === undefined) {
-    throw new TransportError(
-      `QUIC is not available on ${platform.platform}/${platform.arch}: no package is built for it`,
-      {
-        by: 'local',
-      },
-    );
+    throw unavailable(`QUIC is not available on ${platform.platform}/${platform.arch}: no package is built for it`);
   }
   try {
     return (deps?.require ?? createRequire(import.meta.url))(name) as NativeQuic;
   } catch (cause) {
-    const missing = (cause as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND';
-    throw new TransportError(
-      missing
-        ? `QUIC needs the package ${name}, which is not installed (were optional dependencies left out?)`
+    const isMissing = (cause as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND';
+    throw unavailable(
+      isMissing
+        ? `QUIC needs the package ${name}, which is not installed: npm install ${name}@${QUIC_PACKAGE_VERSION}`
         : `QUIC is not available: the package ${name} cannot be loaded`,
-      { by: 'local', cause },
+      cause,
     );
+  }
+};
+
+/** Why there is no QUIC on this machine; undefined where there is. */
+export const whyNoQuic = (deps?: LoadDeps): TransportError | undefined => {
+  try {
+    loadQuic(deps);
+    return undefined;
+  } catch (error) {
+    if (error instanceof TransportError) return error;
+    throw error;
   }
 };
