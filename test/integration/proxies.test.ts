@@ -1,19 +1,22 @@
 // needs: squid, openssl
 /** The client's way out through a real HTTP proxy: the API, both transports over TCP, and what is said when it fails. */
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { once } from 'node:events';
-import { after, before, describe, it } from 'node:test';
+import { after, before, describe, it, type TestContext } from 'node:test';
 import { systemClock } from '../../shared/src/clock.ts';
 import { GATEWAYS_PATH, gatewaysResponseSchema } from '../../shared/src/identity/enrolment.ts';
 import { createApiClient, type ApiClient } from '../../tunnel-client/src/api-client.ts';
+import { connectRunner } from '../../tunnel-client/src/client.ts';
 import { parseGatewayUrl } from '../../tunnel-client/src/gateway-url.ts';
 import { createOutbound, OutboundError, type Outbound } from '../../tunnel-client/src/outbound.ts';
 import { proxySettingsOf } from '../../tunnel-client/src/proxy-settings.ts';
 import { createResolver } from '../../tunnel-client/src/resolver.ts';
-import { DOMAIN, startTestGateway, type TestGateway } from '../support/gateway.ts';
-import { until } from '../support/runner.ts';
-import { SQUID_CA_NAME, startSquid } from '../support/squid.ts';
+import { DOMAIN, portHost, startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { temporaryDirectory } from '../support/programs.ts';
+import { startTestRunner, startUpstream, until, type TestRunner, type TestUpstream } from '../support/runner.ts';
+import { SQUID_CA_NAME, startSquid, type Squid } from '../support/squid.ts';
 
 const never = new AbortController().signal;
 const API = `api.${DOMAIN}`;
@@ -175,5 +178,79 @@ describe('through an HTTP proxy', () => {
     const socket = await connect(outbound, ['h2', 'http/1.1']);
     assert.equal(socket.alpnProtocol, false, 'no ALPN: HTTP/2 is out of the question');
     socket.destroy();
+  });
+});
+
+describe('a runner behind an HTTP proxy, where UDP does not pass', { timeout: 120_000 }, () => {
+  let gateway: TestGateway;
+  let upstream: TestUpstream;
+  const body = randomBytes(3 << 20);
+  before(async () => {
+    // Nothing answers there.
+    gateway = await startTestGateway({ config: { advertise: { quic: ['127.0.0.1:9'] } } });
+    upstream = await startUpstream((_request, response) => response.end(body));
+  });
+  after(async () => {
+    await gateway.close();
+    await upstream.close();
+  });
+
+  const runnerThrough = async (t: TestContext, squid: Squid, ca: string): Promise<TestRunner> => {
+    const { settings } = proxySettingsOf({ HTTPS_PROXY: squid.url });
+    const runner = await startTestRunner(gateway, { proxy: settings, ca });
+    t.after(() => runner.close());
+    return runner;
+  };
+  /** A whole download through the runner's only leg. */
+  const serves = async (runner: TestRunner, id: string): Promise<void> => {
+    await runner.announce({ id, ports: [{ port: upstream.port, admission: 'everyone' }] });
+    const answer = await gateway.request(portHost(id, upstream.port));
+    assert.equal(answer.status, 200);
+    assert.equal(answer.body.length, body.toString('utf8').length);
+  };
+
+  it('gets through with WebTransport, and nothing is inspected', async (t) => {
+    const squid = await startSquid(t);
+    const runner = await runnerThrough(t, squid, gateway.ca);
+    await serves(runner, 'plain-proxy');
+    const [leg] = runner.client.status().legs;
+    assert.deepEqual([leg?.transport, leg?.inspected], ['webtransport', false]);
+    assert.equal(leg?.remoteAddress, `127.0.0.1:${squid.port}`);
+  });
+
+  it('gets through a TLS connection to the proxy', async (t) => {
+    const squid = await startSquid(t, { tls: true });
+    const runner = await runnerThrough(t, squid, `${gateway.ca}${squid.ca}`);
+    await serves(runner, 'tls-proxy');
+    const [leg] = runner.client.status().legs;
+    assert.deepEqual([leg?.transport, leg?.inspected], ['webtransport', false]);
+  });
+
+  it('gets through TLS inspection with a WebSocket, and everybody is told', async (t) => {
+    const squid = await startSquid(t, { inspect: { upgrades: true } });
+    const runner = await runnerThrough(t, squid, squid.ca);
+    await serves(runner, 'inspected');
+    const [leg] = runner.client.status().legs;
+    assert.deepEqual([leg?.transport, leg?.inspected, leg?.reason], ['websocket', true, 'no_http2']);
+    const line = await gateway.waitFor(({ msg, runnerId }) => msg === 'leg up' && runnerId === runner.id);
+    assert.deepEqual([line['transport'], line['inspected']], ['websocket', true]);
+    const listed = gateway.gateway.registry.legs().find((entry) => entry.runnerId === runner.id);
+    assert.deepEqual([listed?.transport, listed?.inspected], ['websocket', true]);
+  });
+
+  it('says what to except from inspection where the proxy strips upgrades too', async (t) => {
+    const squid = await startSquid(t, { inspect: { upgrades: false } });
+    const { settings } = proxySettingsOf({ HTTPS_PROXY: squid.url });
+    const { runner, exchangeToken } = await gateway.gateway.directory.createRunner({ name: 'stripped' });
+    const stateDir = await temporaryDirectory(t);
+    const client = connectRunner({
+      ...{ gateway: gateway.url, runnerId: runner.id, exchangeToken, stateDir, ca: squid.ca, proxy: settings },
+    });
+    t.after(() => client.close());
+    await until(() => client.status().problems.some(({ message }) => /WebSocket: /.test(message)), 30_000);
+    const { message } = client.status().problems.find((problem) => /WebSocket: /.test(problem.message))!;
+    assert.match(message, /WebTransport: .*no HTTP\/2/);
+    assert.match(message, new RegExp(`except ${API} and ${TUNNEL} from inspection`));
+    assert.equal(client.status().state, 'connecting', 'it joined, and goes on trying');
   });
 });

@@ -120,7 +120,8 @@ const configuration = (directory: string, port: number, options: SquidOptions): 
           'tls_outgoing_options flags=DONT_VERIFY_PEER',
         ]
       : []),
-    ...(inspect?.upgrades ? ['http_upgrade_request_protocols WebSocket allow all'] : []),
+    // It tells capitals apart; clients, browsers among them, write the name without.
+    ...(inspect?.upgrades ? ['http_upgrade_request_protocols websocket allow all'] : []),
     ...(login
       ? [
           `auth_param basic program ${HELPERS}/basic_ncsa_auth ${at('passwords')}`,

@@ -26,10 +26,13 @@ export interface ApiClient {
 export interface ApiClientOptions {
   readonly url: GatewayUrl;
   readonly userAgent: string;
+  /** Called with each answer: its `Date`, and when the request went out and the answer came in, ms. */
+  readonly onDate?: (date: string, sentAt: number, receivedAt: number) => void;
 }
 
 interface RawAnswer {
   readonly status: number;
+  readonly date: string | undefined;
   readonly body: string;
 }
 
@@ -70,7 +73,7 @@ export const createApiClient = (deps: { clock: Clock; outbound: Outbound }, opti
           chunks.push(chunk);
         });
         response.once('end', () =>
-          resolve({ status: response.statusCode ?? 0, body: Buffer.concat(chunks).toString('utf8') }),
+          resolve({ status: response.statusCode ?? 0, date: response.headers.date, body: Buffer.concat(chunks).toString('utf8') }),
         );
       });
       outgoing.end(content);
@@ -117,7 +120,9 @@ export const createApiClient = (deps: { clock: Clock; outbound: Outbound }, opti
         { host: url.host, port: url.port, servername: url.host, alpn: ['http/1.1'] },
         { signal: either },
       );
+      const sentAt = deps.clock.now();
       answer = await send(method, path, content, socket, either);
+      if (answer.date !== undefined) options.onDate?.(answer.date, sentAt, deps.clock.now());
     } catch (error) {
       if (signal.aborted) throw signal.reason;
       throw unreachable(path, limit.signal.aborted ? limit.signal.reason : error);

@@ -35,7 +35,7 @@ export const parseCertificates = (pem: string): X509Certificate[] => {
 };
 
 /** `CN (O)` of a distinguished name as Node writes it, one attribute a line. */
-const shortName = (distinguished: string): string => {
+export const shortName = (distinguished: string): string => {
   const attribute = (key: string): string | undefined =>
     new RegExp(`^${key}=(.*)$`, 'm').exec(distinguished)?.[1]?.replaceAll(/\p{C}/gu, '');
   const [name, organization] = [attribute('CN'), attribute('O')];

@@ -38,16 +38,19 @@ export const tcpTargets = (gateway: Pick<GatewayAddress, 'tcp'>, url: GatewayUrl
  */
 const ALPN = { webtransport: ['h2', 'http/1.1'], websocket: ['http/1.1'] } as const;
 
-/** An upgrade that is answered with something else was answered by a proxy, or reached the gateway without its headers. */
-const withAdvice = (error: unknown, targets: readonly HostPort[], url: GatewayUrl): unknown => {
+/**
+ * What one address has shown counts for all: at the others perhaps nothing listens. An upgrade that is answered with
+ * something else was answered by a proxy, or reached the gateway without its headers.
+ */
+const failureOf = (error: unknown, transport: 'webtransport' | 'websocket', names: readonly string[]): unknown => {
   const errors: readonly unknown[] = error instanceof AggregateError ? error.errors : [error];
-  const refused = errors.find((each) => each instanceof TransportError && each.code === 'refused');
-  if (!(refused instanceof TransportError)) return error;
-  const names = [...new Set([url.host, ...targets.map(({ host }) => host)])].join(' and ');
-  return new TransportError(
-    `${refused.message}. A proxy seems to inspect TLS and to let no upgrades pass: except ${names} from inspection`,
-    { cause: error, code: 'refused' },
-  );
+  const told = errors.find((each) => each instanceof TransportError && each.code !== undefined);
+  if (!(told instanceof TransportError) || told.code === undefined) return error;
+  const advice =
+    transport === 'websocket' && told.code === 'refused'
+      ? `. A proxy seems to inspect TLS and to let no upgrades pass: except ${names.join(' and ')} from inspection`
+      : '';
+  return new TransportError(`${told.message}${advice}`, { cause: error, code: told.code });
 };
 
 export const createTcpConnector = (
@@ -80,7 +83,8 @@ export const createTcpConnector = (
       );
     } catch (error) {
       if (signal.aborted) throw signal.reason;
-      throw transport === 'websocket' ? withAdvice(error, tcpTargets(gateway, url), url) : error;
+      const names = new Set([url.host, ...tcpTargets(gateway, url).map(({ host }) => host)]);
+      throw failureOf(error, transport, [...names]);
     } finally {
       cancel();
     }

@@ -5,6 +5,7 @@ import { DEFAULT_INTERNAL, DEFAULT_STATE_DIR, LOG_FORMATS, LOG_LEVELS } from '..
 import { ConfigError } from '../problems.ts';
 import { TRANSPORT_CHOICES } from '../transport.ts';
 import { VERSION } from '../version.ts';
+import { diagnoseCommand } from './diagnose.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { newKeyCommand } from './key.ts';
 import { runCommand } from './run.ts';
@@ -88,6 +89,22 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
     .action(async (flags: Parameters<typeof newKeyCommand>[0]) => {
       exitCode = await newKeyCommand(flags, io);
     });
+
+  withEndpoint(
+    program
+      .command('diagnose')
+      .description(
+        'find out whether, and how, this machine reaches its gateway; exit code 0 when nothing is in the way',
+      )
+      .copyInheritedSettings(program),
+  )
+    .option('--gateway <url>', 'URL of the gateway: https://api.<domain>[:port]')
+    .option('--runner <id>', 'id of the runner')
+    .option('--exchange-token-file <file>', 'only looked for, never used')
+    .option('--ca <file>', 'PEM certificate that is trusted beside those of the system')
+    .option('--transport <name>', `${TRANSPORT_CHOICES.join(', ')} (default: auto)`)
+    .option('--json', 'as JSON')
+    .action(act(diagnoseCommand));
 
   try {
     await program.parseAsync([...args], { from: 'user' });
