@@ -24,7 +24,10 @@ export interface AnnouncerDeps {
   readonly onResult: (verdict: EnvironmentVerdict) => void;
 }
 
-/** A refused environment is announced again after this, ms: whoever holds the name may have released it. */
+/**
+ * A refused environment is announced again after this, ms: whoever holds the name may have released it. What an operator
+ * took away is left alone until it is set anew.
+ */
 export const CLAIM_RETRY_MS = 300_000;
 /** The same where only the directory was away, ms. */
 export const UNAVAILABLE_RETRY_MS = 10_000;
@@ -72,6 +75,8 @@ export const createAnnouncer = (deps: AnnouncerDeps): Announcer => {
   const legs = new Map<Leg, string>();
   /** environment id → gateway id → last result. */
   const verdicts = new Map<string, Map<string, EnvironmentResult>>();
+  /** Ids that an operator has released. */
+  const released = new Set<string>();
   let revision = 0;
   let retry: { readonly at: number; readonly cancel: () => void } | undefined;
 
@@ -95,16 +100,22 @@ export const createAnnouncer = (deps: AnnouncerDeps): Announcer => {
     for (const id of remove) {
       environments.delete(id);
       verdicts.delete(id);
+      released.delete(id);
     }
-    for (const environment of set) environments.set(environment.id, environment);
+    for (const environment of set) {
+      environments.set(environment.id, environment);
+      released.delete(environment.id);
+    }
     if (legs.size > 0 && set.length + remove.length > 0) send(legs.keys(), false, set, remove);
   };
 
   const isRefused = (id: string): boolean => [...(verdicts.get(id)?.values() ?? [])].some(({ accepted }) => !accepted);
 
+  const announced = (): Environment[] => [...environments.values()].filter(({ id }) => !released.has(id));
+
   const announceRefused = (): void => {
     retry = undefined;
-    const refused = [...environments.values()].filter(({ id }) => isRefused(id));
+    const refused = announced().filter(({ id }) => isRefused(id));
     if (refused.length > 0 && legs.size > 0) send(legs.keys(), false, refused, []);
   };
 
@@ -117,7 +128,9 @@ export const createAnnouncer = (deps: AnnouncerDeps): Announcer => {
 
   return {
     set(environment) {
-      if (JSON.stringify(environments.get(environment.id)) !== JSON.stringify(environment)) change([environment], []);
+      const known = environments.get(environment.id);
+      if (released.has(environment.id) || JSON.stringify(known) !== JSON.stringify(environment))
+        change([environment], []);
     },
     delete(id) {
       if (environments.has(id)) change([], [id]);
@@ -135,7 +148,7 @@ export const createAnnouncer = (deps: AnnouncerDeps): Announcer => {
     verdicts: (id) => [...(verdicts.get(id) ?? [])].map(([gatewayId, result]) => ({ gatewayId, result })),
     addLeg(leg, gatewayId) {
       legs.set(leg, gatewayId);
-      send([leg], true, [...environments.values()], []);
+      send([leg], true, announced(), []);
     },
     removeLeg(leg) {
       const gatewayId = legs.get(leg);
@@ -151,7 +164,8 @@ export const createAnnouncer = (deps: AnnouncerDeps): Announcer => {
         if (!environments.has(result.id)) continue;
         const byGateway = verdicts.get(result.id) ?? new Map<string, EnvironmentResult>();
         verdicts.set(result.id, byGateway);
-        if (!result.accepted) retryAfter(result.code === 'unavailable' ? UNAVAILABLE_RETRY_MS : CLAIM_RETRY_MS);
+        if (result.code === 'released') released.add(result.id);
+        else if (!result.accepted) retryAfter(result.code === 'unavailable' ? UNAVAILABLE_RETRY_MS : CLAIM_RETRY_MS);
         const isNew = JSON.stringify(byGateway.get(gatewayId)) !== JSON.stringify(result);
         byGateway.set(gatewayId, result);
         if (isNew) deps.onResult({ gatewayId, result });

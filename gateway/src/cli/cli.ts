@@ -6,6 +6,7 @@ import { describeError, RefusedError } from '../../../shared/src/errors.ts';
 import { TOKEN_SCOPES } from '../access/tokens.ts';
 import { ConfigError } from '../config.ts';
 import { DirectoryConflictError } from '../directory/directory.ts';
+import { backUp } from './backup.ts';
 import type { CliWorld } from './context.ts';
 import { listEnvironments, moveEnvironment, releaseEnvironment } from './environment.ts';
 import { checkHealth } from './health.ts';
@@ -13,6 +14,7 @@ import { KEY_NAMES, listKeys, rotateKey } from './key.ts';
 import type { KeyName } from './key.ts';
 import { createRunner, createToken, listRunners, revokeRunner } from './runner.ts';
 import { serve } from './serve.ts';
+import { listSessions, revokeSessions } from './session.ts';
 import { createAccessToken } from './token.ts';
 
 export type { CliWorld } from './context.ts';
@@ -25,6 +27,9 @@ const explain = (error: unknown): string => {
   if (error instanceof ConfigError) return error.message;
   if (error instanceof RefusedError && error.code === 'runner_unknown') {
     return 'There is no runner with this id. See: gateway runner list';
+  }
+  if (error instanceof RefusedError && error.code === 'runner_mismatch') {
+    return 'This runner comes from another authority, which vouches for its keys. It has no exchange tokens';
   }
   if (error instanceof Error && 'problem' in error && typeof error.problem === 'string') return error.problem;
   return describeError(error);
@@ -106,6 +111,18 @@ const addKeyCommands = (program: Command, world: CliWorld): void => {
     .action((name: KeyName, options: Parameters<typeof rotateKey>[2]) => rotateKey(world, name, options));
 };
 
+const addSessionCommands = (program: Command, world: CliWorld): void => {
+  const session = program.command('session').description('sessions of visitors who have signed in');
+  addCommand(session, 'list', 'list what was ended', [jsonOption()]).action(
+    (options: Parameters<typeof listSessions>[1]) => listSessions(world, options),
+  );
+  addCommand(session, 'revoke', 'end the sessions of a user, or one session', [
+    new Option('--user <id>', 'all sessions of this user that began before now'),
+    new Option('--session <id>', 'this session'),
+    jsonOption(),
+  ]).action((options: Parameters<typeof revokeSessions>[1]) => revokeSessions(world, options));
+};
+
 const createProgram = (world: CliWorld): Command => {
   const program = new Command('gateway')
     .description('Carries HTTPS from the internet through tunnels to environments in private networks')
@@ -122,6 +139,10 @@ const createProgram = (world: CliWorld): Command => {
   addEnvironmentCommands(program, world);
   addTokenCommands(program, world);
   addKeyCommands(program, world);
+  addSessionCommands(program, world);
+  addCommand(program, 'backup', 'write directory and keys into an archive, also while the gateway runs', [jsonOption()])
+    .argument('<file>', 'a new file (tar)')
+    .action((file: string, options: Parameters<typeof backUp>[2]) => backUp(world, file, options));
   addCommand(program, 'health', 'ask the running gateway whether it is ready', [jsonOption()]).action(
     (options: Parameters<typeof checkHealth>[1]) => checkHealth(world, options),
   );

@@ -35,6 +35,7 @@ const toJson = (runner: Runner) => ({
   joinedAt: jsonTime(runner.joinedAt),
   revokedAt: jsonTime(runner.revokedAt),
   key: runner.publicKey ? keyFingerprint(runner.publicKey) : null,
+  issuer: runner.issuer ?? null,
 });
 
 /** URL at which runners join. */
@@ -95,6 +96,16 @@ export const createRunner = async (
   options: TokenOptions & { readonly name: string; readonly org?: string },
 ): Promise<void> => {
   const config = await loadConfig(world, options.config);
+  const { authority } = config;
+  if (authority?.only) {
+    throw new CliError(
+      `Runners come from ${authority.issuer}: this gateway learns of one when its tunnel client connects with a membership ` +
+        'that was signed there. There is nothing to create here',
+    );
+  }
+  if (authority && !options.json) {
+    world.stderr.write(`Runners of ${authority.issuer} need not be created here: they are known once they connect.\n`);
+  }
   await withDirectory(config, async (directory) => {
     const { name, org } = options;
     const { runner, ...token } = await directory
@@ -145,6 +156,8 @@ export const revokeRunner = async (world: CliWorld, id: string, options: RunnerO
   if (options.json) return void world.stdout.write(formatJson(toJson(runner)));
   world.stdout.write(
     `Runner ${runner.id} (${runner.name}) is revoked. A running gateway cuts its legs within 10 seconds.\n` +
-      `To enrol it again: gateway runner token ${runner.id}\n`,
+      (runner.issuer === undefined
+        ? `To enrol it again: gateway runner token ${runner.id}\n`
+        : `It stays out, whatever ${runner.issuer} signs for it.\n`),
   );
 };

@@ -48,6 +48,9 @@ const urlOf = (config: GatewayConfig, { scope, environmentId, port = LOG_PORT }:
 export const createAccessToken = async (world: CliWorld, options: CreateOptions): Promise<void> => {
   const claims = parseClaims(options);
   const config = await loadConfig(world, options.config);
+  if (config.authority?.only) {
+    throw new CliError(`Tokens come from ${config.authority.issuer}: this gateway accepts none of its own`);
+  }
   const { tokenFile } = options;
   const { token, expiresAt } = await withDirectory(config, (directory) =>
     issueToken(createSigningKeys({ directory, clock: systemClock }), claims, { clock: systemClock }),

@@ -166,7 +166,7 @@ const environments = z.object({
 export const ENVIRONMENT_REFUSALS = {
   invalid: 'the announcement of this environment is not valid',
   claimed: 'another runner holds this environment id',
-  released: 'an operator has taken this environment id from the runner; announcing it again claims it anew',
+  released: 'an operator has taken this environment id from the runner; it is announced again when it is set anew',
   environment_limit: 'the runner has as many environments as it may have',
   unavailable: 'the directory cannot be reached, so that no new environment can be claimed',
 } as const;
