@@ -26,7 +26,10 @@ export const createEmbeddedKeys = (
   issuer: string,
 ): Pick<Directory, 'keyRing' | 'rotateKeys' | 'authority'> & { sweep(): void } => {
   const { database, clock } = store;
-  const select = database.prepare('SELECT * FROM keys WHERE use = ? ORDER BY signs_from DESC, created_at DESC, key_id');
+  // The newest is the one that none replaces: times may be the same.
+  const select = database.prepare(
+    'SELECT * FROM keys WHERE use = ? ORDER BY accepted_until IS NOT NULL, signs_from DESC, created_at DESC, key_id',
+  );
   const removeAll = database.prepare('DELETE FROM keys WHERE use = ?');
   const insert = database.prepare(
     'INSERT INTO keys (use, key_id, secret, created_at, signs_from, accepted_until) VALUES (?, ?, ?, ?, ?, ?)',
