@@ -119,6 +119,20 @@ export interface GatewayConfig {
   /** Undefined: the cluster alone says who a runner is. */
   readonly authority: AuthorityConfig | undefined;
   readonly organizations: Readonly<Record<string, OrganizationPolicy>>;
+  /** Whose scripts may use a visitor's session at a port, beside those of its own environment. */
+  readonly cors: {
+    /** Ports of environments of the same creator. */
+    readonly sameCreator: boolean;
+    /** `https://app.example`, as browsers write it. */
+    readonly origins: readonly string[];
+  };
+  /** Of ports that are open to everyone. */
+  readonly everyonePorts: {
+    /** Visitors see whose it is before they see it. */
+    readonly interstitial: boolean;
+    /** Search engines are told to pass over them. */
+    readonly noindex: boolean;
+  };
   readonly limits: GatewayLimits;
   readonly drainDelayMs: number;
   readonly drainTimeoutMs: number;
@@ -283,6 +297,20 @@ const signIn = z.strictObject({
   ca: z.string().min(1).optional(),
 });
 
+const SAME_CREATOR = 'same-creator';
+const corsEntry = text((value) => {
+  if (value === SAME_CREATOR) return value;
+  const origin = URL.canParse(value) ? new URL(value).origin : undefined;
+  if (origin === value && value.startsWith('https://')) return value;
+  const hint = origin?.startsWith('https://') ? `; did you mean ${origin}?` : '';
+  throw new RangeError(`"${value}" is neither ${SAME_CREATOR} nor an origin like https://app.example${hint}`);
+});
+const cors = z.preprocess((value) => (typeof value === 'string' ? [value] : value), list(corsEntry));
+const everyonePorts = z.strictObject({
+  interstitial: z.boolean().default(false),
+  noindex: z.boolean().default(false),
+});
+
 const authority = z.strictObject({
   issuer: z.string().min(1).max(1_024),
   jwksUri: text((value) => {
@@ -335,6 +363,8 @@ const configSchema = z.strictObject({
   signIn: signIn.optional(),
   authority: authority.optional(),
   organizations: z.record(z.string().refine(isOrganization, 'is no name of an organization'), organization).default({}),
+  cors: cors.default([]),
+  everyonePorts: everyonePorts.prefault({}),
   limits: limits.default({}),
   drainDelay: duration.default(0),
   drainTimeout: duration.default(30_000),
@@ -375,6 +405,8 @@ const VARIABLES: readonly Variable[] = [
   { key: 'authority.ca', kind: 'path' },
   { key: 'tls', kind: 'json' },
   { key: 'organizations', kind: 'json' },
+  { key: 'cors', kind: 'list' },
+  { key: 'everyonePorts', kind: 'json' },
   ...Object.keys(GATEWAY_LIMITS).map((name): Variable => ({ key: `limits.${name}`, kind: 'text' })),
 ];
 
@@ -396,6 +428,7 @@ const keysAt = (path: readonly PropertyKey[]): readonly string[] => {
   if (first === 'authority')
     return second === 'claims' ? Object.keys(authority.shape.claims.unwrap().shape) : Object.keys(authority.shape);
   if (first === 'tls') return ['certificate', 'key'];
+  if (first === 'everyonePorts') return Object.keys(everyonePorts.shape);
   if (first === 'organizations' && second !== undefined) return Object.keys(organization.shape);
   return first === 'advertise' ? ['quic', 'tcp'] : ['type'];
 };
@@ -512,6 +545,10 @@ export const parseGatewayConfig = (
       ...visitors,
       clientSecretFile: visitors.clientSecretFile && resolve(directory, visitors.clientSecretFile),
       ca: visitors.ca && resolve(directory, visitors.ca),
+    },
+    cors: {
+      sameCreator: data.cors.includes(SAME_CREATOR),
+      origins: data.cors.filter((entry) => entry !== SAME_CREATOR),
     },
     authority: other && { ...other, ca: other.ca && resolve(directory, other.ca) },
     limits: { ...GATEWAY_LIMITS, ...data.limits },

@@ -8,8 +8,14 @@ import { loadOrCreateKey, type IdentityKey } from '../../shared/src/identity/key
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
 import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.ts';
 import { whyNoQuic } from '../../shared/src/transport/quic-native.ts';
+import { narrowedBy } from './access/admission.ts';
+import { createBlocks } from './access/blocks.ts';
+import { createInterstitial } from './access/interstitial.ts';
 import { createLogAccess } from './access/log-access.ts';
+import { createPortGate } from './access/port-gate.ts';
 import { createRevocations } from './access/revocations.ts';
+import { apexWithoutSignIn } from './access/sign-in/no-sign-in.ts';
+import { createSignIn, type SignIn, type SignInDeps } from './access/sign-in/sign-in.ts';
 import { createOtherAuthority, type OtherAuthority } from './access/other-authority.ts';
 import { createSigningKeys } from './access/signing-keys.ts';
 import { createTicketKeys } from './access/ticket-keys.ts';
@@ -134,6 +140,8 @@ interface Parts {
   readonly edge: Edge;
   readonly metrics: Metrics;
   readonly key: IdentityKey;
+  /** Undefined: nobody can sign in here. */
+  readonly signIn: SignIn | undefined;
 }
 
 /** What the parts learn of only when the listeners are up. */
@@ -179,6 +187,15 @@ const loadKey = async (config: GatewayConfig): Promise<IdentityKey> => {
     return await loadOrCreateKey(join(config.stateDir, 'gateway-key.json'));
   } catch (error) {
     throw new StartError('stateDir', describeError(error), { cause: error });
+  }
+};
+
+const openSignIn = async (config: GatewayConfig, deps: SignInDeps): Promise<SignIn | undefined> => {
+  if (!config.signIn) return undefined;
+  try {
+    return await createSignIn(deps, config.signIn);
+  } catch (error) {
+    throw new StartError('signIn', describeError(error), { cause: error });
   }
 };
 
@@ -237,10 +254,69 @@ const makeParts = async (
       https: bound.https,
     }),
   ];
+  const policy = (organization: string | undefined) =>
+    organization === undefined ? undefined : config.organizations[organization];
   const totals = createTunnelTotals();
   const metrics = createMetrics({
     tunnels: () => ({ ...totals.snapshot(registry.legs()), ...acceptor.stats() }),
   });
+  const signingKeys = createSigningKeys({ directory, clock });
+  closers.add('signing keys', () => signingKeys.close());
+  const revocations = await createRevocations({ directory, clock, log });
+  closers.add('revocations', () => revocations.close());
+  const ports = {
+    has: (port: number) => port === publicPort() || bound.https.some((address) => address.port === port),
+  };
+  const signIn = await openSignIn(config, {
+    keys: signingKeys,
+    revocations,
+    route: (id) => registry.route(id),
+    policy,
+    environmentsOf: async (creator) =>
+      (await directory.environments({ creator }))
+        .filter(({ releasedAt }) => releasedAt === undefined)
+        .map(({ id }) => id),
+    publicPort,
+    ports,
+    clock,
+    log,
+  });
+  closers.add('sign-in', () => signIn?.close());
+  const hosts = await createOwnHosts({
+    apexRoutes: signIn?.apex ?? apexWithoutSignIn,
+    directory,
+    clock,
+    log,
+    gateways,
+    limits,
+    audiences: domains.map((domain) => `api.${domain}`),
+    onlyIssuer: other?.only ? other.issuer : undefined,
+    onJoin: (result) => metrics.joined(result),
+    onRenew: (result) => metrics.joined(result),
+  });
+  closers.add('hosts', () => hosts.close());
+  const blocks = await createBlocks({ directory, clock, log });
+  closers.add('blocks', () => blocks.close());
+  const tokens = createTokenVerifier({ keys: signingKeys, clock, other });
+  const interstitial = config.everyonePorts.interstitial
+    ? createInterstitial({ route: (id) => registry.route(id) })
+    : undefined;
+  const gate = createPortGate({
+    route: (id) => registry.route(id),
+    policy,
+    tokens,
+    revocations,
+    sessions: signIn?.portSessions,
+    startSignIn: (exchange) => signIn?.portPages.startSignIn(exchange),
+    blocks,
+    origins: config.cors,
+    interstitial,
+    clock,
+    log,
+  });
+  closers.add('gate', () => gate.close());
+  const unwatch = [revocations, blocks].map((list) => list.onChange(() => gate.recheck(undefined)));
+  closers.add('rechecks', () => unwatch.forEach((stop) => stop()));
   const registry = createRegistry({
     directory,
     clock,
@@ -249,7 +325,9 @@ const makeParts = async (
     random: deps.random ?? Math.random,
     otherIssuer: other?.issuer,
     urls: { domain: domains[0] ?? '', publicPort },
+    note: (environment, organization) => narrowedBy({ environment, organization }, policy(organization)),
     observe: {
+      environmentChanged: (environmentId) => gate.recheck(environmentId),
       legClosed(leg, end) {
         totals.add(leg.stats());
         metrics.legClosed(end.code);
@@ -272,34 +350,19 @@ const makeParts = async (
   });
   closers.add('acceptor', () => acceptor.close());
 
-  const hosts = await createOwnHosts({
-    directory,
-    clock,
-    log,
-    gateways,
-    limits,
-    audiences: domains.map((domain) => `api.${domain}`),
-    onlyIssuer: other?.only ? other.issuer : undefined,
-    onJoin: (result) => metrics.joined(result),
-    onRenew: (result) => metrics.joined(result),
-  });
-  closers.add('hosts', () => hosts.close());
   const callbacks = await createCallbackHost({ directory, registry, clock, log }, limits);
   closers.add('callbacks', () => callbacks.close());
   const forwarder = createForwarder({
     route: (id) => registry.route(id),
-    policy: (organization) => (organization === undefined ? undefined : config.organizations[organization]),
+    gate,
+    noindex: config.everyonePorts.noindex,
     log,
     limits,
     clock,
   });
   closers.add('forwarder', () => forwarder.close());
-  const signingKeys = createSigningKeys({ directory, clock });
-  closers.add('signing keys', () => signingKeys.close());
-  const revocations = await createRevocations({ directory, clock, log });
-  closers.add('revocations', () => revocations.close());
   const logs = createLogsHost({
-    access: createLogAccess({ verifier: createTokenVerifier({ keys: signingKeys, clock, other }) }),
+    access: createLogAccess({ verifier: tokens }),
     route: (id) => registry.route(id),
     forwarder,
     page: createViewerPage(),
@@ -322,6 +385,10 @@ const makeParts = async (
       api: hosts.api,
       logs,
       tunnel,
+      portPages(exchange, asked) {
+        const isServed = signIn?.portPages.serve(exchange, asked) || interstitial?.serve(exchange, asked);
+        if (!isServed) exchange.fail('not_found');
+      },
       runner: (exchange, runnerId) => callbacks.serve(exchange, runnerId),
     },
     log,
@@ -329,6 +396,7 @@ const makeParts = async (
     limits,
     onExchangeStart: () => metrics.requestStarted(),
     onExchangeEnd(exchange, status) {
+      gate.ended(exchange);
       const nowMs = clock.monotonic();
       logExchange(exchange, status, nowMs);
       metrics.requestEnded({
@@ -342,7 +410,7 @@ const makeParts = async (
     onRefused: (code) => metrics.refused(code),
   });
   closers.add('edge', () => edge.close());
-  return { directory, membership, registry, acceptor, edge, metrics, key };
+  return { directory, membership, registry, acceptor, edge, metrics, key, signIn };
 };
 
 /**
@@ -386,9 +454,14 @@ const start = async (
     {
       token,
       notReady: () => notReady,
+      impaired: () => {
+        const problem = parts.signIn?.problem();
+        return problem === undefined ? undefined : `nobody can sign in: ${problem}`;
+      },
       metrics,
       status: () => ({
         gateway: { id: membership.gatewayId, upForMs: Math.round(clock.monotonic() - startedAt), notReady },
+        signIn: parts.signIn && { issuer: config.signIn?.issuer, problem: parts.signIn.problem() },
         listeners: { https: bound.https, http: bound.http, quic: bound.quic.map(({ address }) => address) },
         edge: edge.stats(),
         legs: registry.legs(),

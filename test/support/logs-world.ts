@@ -28,6 +28,7 @@ import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createSecureContext } from 'node:tls';
 import { fetchOnce, keepLog, type Answer, type KeptLog } from './gateway.ts';
 import { makeLegs, type LegPair } from './legs.ts';
+import { createEveryoneGate } from './port-gate.ts';
 
 export const LOGS_DOMAIN = 'gateway.localhost';
 export const LOGS_HOST = `22999--demo.${LOGS_DOMAIN}`;
@@ -109,7 +110,7 @@ export const createLogsWorld = async (
     const known = { runnerId: 'runner-1', organization: undefined, environment };
     return open.length > 0 ? { kind: 'online', ...known, legs: open } : { kind: 'offline', ...known };
   };
-  const forwarder = createForwarder({ route, log, limits: GATEWAY_LIMITS });
+  const forwarder = createForwarder({ route, gate: createEveryoneGate({ route, log }), log, limits: GATEWAY_LIMITS });
   const keys = createSigningKeys({ directory, clock });
   const logs = createLogsHost({
     access: createLogAccess({ verifier: createTokenVerifier({ keys, clock }) }),

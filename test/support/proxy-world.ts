@@ -23,6 +23,7 @@ import { createDialer, type Dialer } from '../../tunnel-client/src/dialer.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createResolver } from '../../tunnel-client/src/resolver.ts';
 import { makeLegs, type LegPair, type MakePair } from './legs.ts';
+import { createEveryoneGate } from './port-gate.ts';
 
 export const DOMAIN = 'gateway.test';
 
@@ -103,7 +104,9 @@ export const createProxyWorld = async (
     const known = { runnerId: 'runner-1', organization: undefined, environment: environment() };
     return open.length > 0 ? { kind: 'online', ...known, legs: open } : { kind: 'offline', ...known };
   };
-  const forwarder = createForwarder({ route: (id) => (world.route ?? route)(id), log, limits });
+  const anyRoute = (id: string): EnvironmentRoute | Promise<EnvironmentRoute> => (world.route ?? route)(id);
+  const gate = createEveryoneGate({ route: anyRoute, log });
+  const forwarder = createForwarder({ route: anyRoute, gate, log, limits });
   const now = Date.now();
   const { certificate, key } = await makeSelfSignedCertificate({
     names: [`*.${DOMAIN}`],
@@ -130,6 +133,7 @@ export const createProxyWorld = async (
     clock: systemClock,
     limits,
     onExchangeEnd(exchange, status) {
+      gate.ended(exchange);
       const waiter = endedWaiters.shift();
       if (waiter) waiter({ exchange, status });
       else endedQueue.push({ exchange, status });

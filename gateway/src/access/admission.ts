@@ -8,7 +8,6 @@ import {
   type Environment,
   type ExposedPort,
 } from '../../../shared/src/protocol/messages.ts';
-import type { GatewayErrorCode } from '../errors.ts';
 import type { EnvironmentRoute } from '../tunnels/route.ts';
 
 /** What an organization lets its runners open, whatever they announce. */
@@ -83,17 +82,4 @@ export const narrowedBy = (
   if (narrowed.length === 0) return undefined;
   const ports = narrowed.map((port) => `${port.port} as ${admissionOf(port, policy)} instead of ${port.admission}`);
   return `the policy of the organization ${organization ?? ''} serves port ${ports.join(', ')}`;
-};
-
-export type AdmissionResult = { readonly allow: true } | { readonly allow: false; readonly error: GatewayErrorCode };
-
-/** Decides in this order: existence, access, availability. `policy` is that of the environment's organization. */
-export const admit = (route: EnvironmentRoute, port: number, policy: AdmissionPolicy | undefined): AdmissionResult => {
-  if (route.kind === 'unknown') return { allow: false, error: 'unknown_environment' };
-  // An environment whose announcement was never seen, or is forgotten: nothing says that its ports are open.
-  if (!route.environment) return { allow: false, error: 'sign_in_required' };
-  const exposed = exposedPort(route.environment, port);
-  if (exposed && admissionOf(exposed, policy) !== 'everyone') return { allow: false, error: 'sign_in_required' };
-  if (route.kind === 'offline') return { allow: false, error: 'runner_offline' };
-  return exposed ? { allow: true } : { allow: false, error: 'port_not_exposed' };
 };

@@ -7,6 +7,7 @@
  *     Sec-WebSocket-Protocol: gitpod.port.v1, gitpod.token.<jwt>, …
  *     Cookie: __Host-gitpod_port_auth=<jwt>              the session of a visitor, see port-session.ts
  */
+import { cookiesWith } from './cookies.ts';
 import { PORT_COOKIE } from './port-session.ts';
 import { readHeader } from './signing-keys.ts';
 import { PORT_TOKEN_TYPE } from './tokens.ts';
@@ -16,8 +17,8 @@ export const PORT_TOKEN_HEADER = 'x-gitpod-port-token';
 export const PORT_PROTOCOL = 'gitpod.port.v1';
 const TOKEN_PROTOCOL = 'gitpod.token.';
 
-/** Anything in a value that looks like a JWT; whatever its type, only the first three parts count. */
-const JWT_LIKE = /[\w-]+\.[\w-]+\.[\w-]*/g;
+/** Anything in a value that may be the head of a JWT, with whatever behind it. */
+const HEAD_LIKE = /[\w-]+(?=\.)/g;
 const BEARER = /^bearer +([\w-]+\.[\w-]+\.[\w-]+) *$/i;
 
 /** Names of fields are compared by length first: most are something else. */
@@ -41,7 +42,7 @@ const isPortToken = (jwt: string): boolean => {
 };
 
 /** Whether the value of an `Authorization` has one of our tokens in it, well-formed or not. */
-export const isPortAuthorization = (value: string): boolean => (value.match(JWT_LIKE) ?? []).some(isPortToken);
+export const isPortAuthorization = (value: string): boolean => (value.match(HEAD_LIKE) ?? []).some(isPortToken);
 
 const protocolsOf = (value: string): string[] =>
   value
@@ -79,8 +80,4 @@ export const portTokens = (lines: readonly string[], isUpgrade: boolean): string
 
 /** The values of every cookie with the name of the session. A browser keeps one; more are somebody's attempt. */
 export const sessionCookies = (lines: readonly string[]): string[] =>
-  valuesOf(lines, 'cookie')
-    .flatMap((value) => value.split(';'))
-    .map((pair) => pair.trim())
-    .filter((pair) => pair.startsWith(`${PORT_COOKIE}=`))
-    .map((pair) => pair.slice(PORT_COOKIE.length + 1));
+  cookiesWith(lines, (name) => name === PORT_COOKIE).map(({ value }) => value);

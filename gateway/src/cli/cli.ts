@@ -7,6 +7,7 @@ import { TOKEN_SCOPES } from '../access/tokens.ts';
 import { ConfigError } from '../config.ts';
 import { DirectoryConflictError } from '../directory/directory.ts';
 import { backUp } from './backup.ts';
+import { block, listBlocks, unblock } from './block.ts';
 import type { CliWorld } from './context.ts';
 import { listEnvironments, moveEnvironment, releaseEnvironment } from './environment.ts';
 import { checkHealth } from './health.ts';
@@ -84,6 +85,26 @@ const addEnvironmentCommands = (program: Command, world: CliWorld): void => {
     .action((id: string, options: Parameters<typeof moveEnvironment>[2]) => moveEnvironment(world, id, options));
 };
 
+/** The abuse switch: of an environment, or of all of an organization. */
+const addBlockCommands = (program: Command, world: CliWorld): void => {
+  const environment = program.commands.find((command) => command.name() === 'environment')!;
+  const organization = program.command('organization').description('what is served of an organization');
+  addCommand(environment, 'blocks', 'list what is blocked', [jsonOption()]).action(
+    (options: Parameters<typeof listBlocks>[1]) => listBlocks(world, options),
+  );
+  for (const [parent, kind, id] of [
+    [environment, 'environment', 'id of the environment'],
+    [organization, 'organization', 'name of the organization'],
+  ] as const) {
+    addCommand(parent, 'block', 'serve none of its ports from now on', [jsonOption()])
+      .argument('<id>', id)
+      .action((subject: string, options: Parameters<typeof block>[2]) => block(world, { kind, subject }, options));
+    addCommand(parent, 'unblock', 'serve its ports again', [jsonOption()])
+      .argument('<id>', id)
+      .action((subject: string, options: Parameters<typeof unblock>[2]) => unblock(world, { kind, subject }, options));
+  }
+};
+
 const addTokenCommands = (program: Command, world: CliWorld): void => {
   const token = program.command('token').description('tokens that open ports and logs of one environment, for an hour');
   addCommand(token, 'create', 'make a token', [
@@ -137,6 +158,7 @@ const createProgram = (world: CliWorld): Command => {
   );
   addRunnerCommands(program, world);
   addEnvironmentCommands(program, world);
+  addBlockCommands(program, world);
   addTokenCommands(program, world);
   addKeyCommands(program, world);
   addSessionCommands(program, world);

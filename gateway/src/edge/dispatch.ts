@@ -46,6 +46,8 @@ export interface Dispatcher {
 }
 
 export const HEALTH_PATH = '/_health';
+/** Paths below it are the gateway's own, on every port host; everything else is the application's. */
+const OWN_PATHS = '/_gitpod/';
 /** What `OPTIONS *` says of the gateway itself (RFC 9110 section 9.3.7). */
 const ALLOWED_METHODS = 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS';
 const HTTPS_PORT = 443;
@@ -149,7 +151,8 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
     const isHealth = pathOf(exchange.target) === HEALTH_PATH;
     switch (to.kind) {
       case 'port':
-        return forwarder.request(exchange, to);
+        if (!exchange.target.startsWith(OWN_PATHS)) return forwarder.request(exchange, to);
+        return handlers.portPages ? handlers.portPages(exchange, to) : exchange.fail('not_found');
       case 'address':
         return isHealth ? answerHealth(exchange) : exchange.fail('misdirected');
       case 'apex':
@@ -248,7 +251,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
         const { logs } = deps.handlers;
         if (!accepted.guarded.isWebSocket) return refuse('not_found');
         if (to.kind === 'logs' && logs) return guardedly(exchange, () => logs.upgrade(exchange, to.environmentId));
-        if (to.kind !== 'port') return refuse('not_found');
+        if (to.kind !== 'port' || exchange.target.startsWith(OWN_PATHS)) return refuse('not_found');
         guardedly(exchange, () => deps.forwarder.upgrade(exchange, to));
       });
     },

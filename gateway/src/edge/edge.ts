@@ -66,6 +66,11 @@ export interface TunnelHandler {
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
 }
 
+export type PortPagesHandler = (
+  exchange: Exchange,
+  asked: { readonly environmentId: string; readonly port: number },
+) => void;
+
 /** Answers the requests of a runner's host. */
 export type RunnerHandler = (exchange: Exchange, runnerId: string) => void;
 
@@ -82,6 +87,8 @@ export interface EdgeDeps {
   readonly handlers: {
     readonly apex: EdgeHandler;
     readonly api: EdgeHandler;
+    /** What the gateway answers itself on port hosts, below `/_gitpod/`. Absent: nothing is found there. */
+    readonly portPages?: PortPagesHandler;
     /** Absent: runner hosts are `not_found`. */
     readonly runner?: RunnerHandler;
     /** Absent: log hosts are `not_found`. */

@@ -96,7 +96,11 @@ export const buildErrorAnswer = (input: ErrorAnswerInput): ErrorAnswer => {
     ['Referrer-Policy', 'no-referrer'],
   ];
   if (retryAfterSeconds !== undefined) headers.push(['Retry-After', String(Math.ceil(retryAfterSeconds))]);
-  if (form === 'html') headers.push(['Content-Security-Policy', ERROR_PAGE_POLICY]);
+  if (form === 'html') {
+    // A page that has a port in a frame may show what is wrong with it; nobody frames the gateway's own hosts.
+    const framing = input.environmentId === undefined ? "; frame-ancestors 'none'" : '';
+    headers.push(['Content-Security-Policy', ERROR_PAGE_POLICY + framing]);
+  }
   // RFC 9110 sections 15.5.2 and 15.5.6 demand these; `Bearer` makes no browser ask for a password.
   const challenge = BEARER_ERRORS[input.code] ?? (entry.status === 401 ? BEARER : undefined);
   if (challenge !== undefined) headers.push(['WWW-Authenticate', challenge]);

@@ -3,6 +3,7 @@
  * value alternating, in the order and case of the wire; values are byte strings (latin1).
  */
 import { isIPv6 } from 'node:net';
+import { isPortAuthorization, PORT_TOKEN_HEADER, protocolsForUpstream } from '../access/credentials.ts';
 
 /**
  * Fields that belong to one connection (RFC 9110 section 7.6.1), with what HTTP/1.1 once used for the same. `Expect` is
@@ -49,13 +50,14 @@ export const MAX_HOPS = 8;
 /** Servers behind CGI and WSGI cannot tell `_` from `-` in names: both spellings are one field. */
 const canonical = (name: string): string => name.toLowerCase().replaceAll('_', '-');
 
-/** Fields that the gateway sets itself, in any spelling. `Proxy` would become HTTP_PROXY behind CGI. */
+/** Fields that the gateway sets or reads itself, in any spelling. `Proxy` would become HTTP_PROXY behind CGI. */
 const isSetByGateway = (name: string): boolean =>
   name.startsWith('x-forwarded') ||
   name === 'forwarded' ||
   name === 'x-real-ip' ||
   name === 'x-request-id' ||
   name === 'proxy' ||
+  name === PORT_TOKEN_HEADER ||
   name.startsWith(INTERNAL_PREFIX);
 
 const listTokens = (value: string): string[] =>
@@ -192,6 +194,8 @@ export const requestHeaders = (source: RequestSource, options: RequestOptions): 
     if (lower === 'host' || HOP_BY_HOP.has(lower) || named.has(lower)) continue;
     const canonicalName = canonical(name);
     if (isSetByGateway(canonicalName)) continue;
+    // A token of the gateway in a field that applications use too; theirs go on untouched.
+    if (lower === 'authorization' && isPortAuthorization(value)) continue;
     if (canonicalName === 'traceparent') traceParents.push(value);
     else if (canonicalName === 'tracestate') traceStates.push(value);
     else if (lower === 'cookie') {
@@ -199,6 +203,9 @@ export const requestHeaders = (source: RequestSource, options: RequestOptions): 
       cookies.push(value);
     } else if (options.local && lower === 'origin' && value === `https://${source.authority}`) {
       headers.push(name, localOrigin(options.local));
+    } else if (options.upgrade && lower === 'sec-websocket-protocol') {
+      const protocols = protocolsForUpstream(value);
+      if (protocols !== undefined) headers.push('Sec-WebSocket-Protocol', protocols);
     } else headers.push(options.upgrade ? (WEBSOCKET_NAMES[lower] ?? name) : name, value);
   }
   if (!hasHost) {
@@ -235,6 +242,8 @@ export interface ResponseOptions {
   readonly local?: LocalHost | undefined;
   /** The head of a 101: `Connection: Upgrade` and the protocol are written anew. */
   readonly upgrade?: boolean;
+  /** Search engines are told to pass over the answer. */
+  readonly noindex?: boolean;
 }
 
 const cookieDomain = (attribute: string): string | undefined => {
@@ -283,6 +292,7 @@ export const responseHeaders = (lines: readonly string[], options: ResponseOptio
       headers.push(name, locationForClient(value, options.authority, options.local));
     } else headers.push(options.upgrade ? (WEBSOCKET_NAMES[lower] ?? name) : name, value);
   }
+  if (options.noindex) headers.push('X-Robots-Tag', 'noindex');
   if (options.upgrade) headers.push('Connection', 'Upgrade', 'Upgrade', 'websocket');
   return headers;
 };

@@ -1,6 +1,7 @@
 /** Decides whether a request may go to a port, and by which legs. */
 import type { Leg } from '../../../shared/src/protocol/leg.ts';
-import { admit, type AdmissionPolicy } from '../access/admission.ts';
+import { exposedPort } from '../access/admission.ts';
+import type { PortGate } from '../access/port-gate.ts';
 import type { EnvironmentRoute } from '../tunnels/route.ts';
 import type { Exchange, UpgradeExchange } from './exchange.ts';
 import { MAX_HOPS, passedHops, type LocalHost } from './headers.ts';
@@ -30,16 +31,19 @@ export interface Plan {
 
 export interface PlanDeps {
   readonly route: (environmentId: string) => EnvironmentRoute | Promise<EnvironmentRoute>;
-  /** What the configuration says of an organization. */
-  readonly policy?: (organization: string | undefined) => AdmissionPolicy | undefined;
+  /** Who may open a port. */
+  readonly gate: Pick<PortGate, 'admit'>;
 }
 
-/** Rejects with GatewayFailure. Fills in the record of the exchange as far as it gets. */
+/**
+ * Undefined: the request was answered where access is decided. Rejects with GatewayFailure. Fills in the record of the
+ * exchange as far as it gets.
+ */
 export const planRequest = async (
   exchange: Exchange | UpgradeExchange,
   target: ForwardTarget,
   deps: PlanDeps,
-): Promise<Plan> => {
+): Promise<Plan | undefined> => {
   const { record } = exchange;
   record.environmentId = target.environmentId;
   record.port = target.port;
@@ -54,20 +58,19 @@ export const planRequest = async (
     throw new GatewayFailure('directory_unavailable', 'the environment could not be looked up', { cause: error });
   }
   if (found.kind !== 'unknown') record.runnerId = found.runnerId;
-  if (target.kind === 'logs') {
-    if (found.kind === 'unknown') throw new GatewayFailure('unknown_environment', 'there is no such environment');
-    if (found.kind === 'offline') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
-    return { legs: found.legs, tls: false, local: undefined, hop };
-  }
-  const policy = found.kind === 'unknown' ? undefined : deps.policy?.(found.organization);
-  const admission = admit(found, target.port, policy);
-  if (!admission.allow) throw new GatewayFailure(admission.error, 'not admitted');
-  if (found.kind !== 'online') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
-  const exposed = found.environment.ports.find(({ port }) => port === target.port);
+  // Access, then availability. The log host has checked its own.
+  const admission = target.kind === 'logs' ? found : deps.gate.admit(exchange, target, found);
+  const admitted = admission instanceof Promise ? await admission : admission;
+  if (!admitted) return undefined;
+  if (admitted.kind === 'unknown') throw new GatewayFailure('unknown_environment', 'there is no such environment');
+  if (admitted.kind === 'offline') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
+  const { legs, environment } = admitted;
+  if (target.kind === 'logs') return { legs, tls: false, local: undefined, hop };
+  const exposed = exposedPort(environment, target.port);
   if (!exposed) throw new GatewayFailure('port_not_exposed', 'the port is not announced');
   const tls = target.tls || exposed.protocol === 'https';
   return {
-    legs: found.legs,
+    legs,
     tls,
     local: exposed.hostHeader === 'local' ? { port: target.port, tls } : undefined,
     hop,

@@ -7,11 +7,12 @@ import { ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Clock } from '../../../shared/src/clock.ts';
+import { offersPortProtocol, PORT_PROTOCOL } from '../access/credentials.ts';
 import type { GatewayLimits } from '../limits.ts';
 import { createClientResponse, type ClientResponse } from './client-response.ts';
 import { watchFlow } from './deadline.ts';
 import type { UpgradeExchange } from './exchange.ts';
-import { hasToken, responseHeaders, type ResponseOptions } from './headers.ts';
+import { fieldValues, hasToken, responseHeaders, type ResponseOptions } from './headers.ts';
 import { GatewayFailure } from './upstream-errors.ts';
 
 /**
@@ -96,6 +97,10 @@ export const beginSwitch = (
     throw new GatewayFailure('upstream_invalid', 'the upstream switched to another protocol than it was asked for');
   }
   const lines = responseHeaders(switched.headers, { ...options, upgrade: true });
+  // The application never saw the protocol that came with the token; a browser fails when none of its own is chosen.
+  if (offersPortProtocol(exchange.rawHeaders) && fieldValues(lines, 'sec-websocket-protocol').length === 0) {
+    lines.push('Sec-WebSocket-Protocol', PORT_PROTOCOL);
+  }
   let head = 'HTTP/1.1 101 Switching Protocols\r\n';
   for (let index = 0; index < lines.length; index += 2) head += `${lines[index]!}: ${lines[index + 1]!}\r\n`;
   exchange.record.status = 101;

@@ -2,7 +2,12 @@
  * What an announcement means for the directory and for the routes: claims, releases, and the answer to the runner.
  * Called one after the other for each runner.
  */
-import type { Environment, EnvironmentRefusal, EnvironmentResult } from '../../../shared/src/protocol/messages.ts';
+import {
+  ADMISSION_NARROWED,
+  type Environment,
+  type EnvironmentRefusal,
+  type EnvironmentResult,
+} from '../../../shared/src/protocol/messages.ts';
 import { RefusedError } from '../../../shared/src/errors.ts';
 import { portHost, publicUrl } from '../../../shared/src/hostname.ts';
 import type { Directory } from '../directory/directory.ts';
@@ -19,9 +24,14 @@ export interface ClaimDeps {
   readonly log: Logger;
   /** `<domain>` and port of the URLs that runners are told. */
   readonly urls: { readonly domain: string; readonly publicPort: () => number };
+  /** What of it is not served as announced, in a sentence; undefined when all is. */
+  readonly note: (environment: Environment, organization: string | undefined) => string | undefined;
   /** Called for each environment that was accepted. */
   readonly onAccepted: (runnerId: string, environmentId: string) => void;
 }
+
+/** Longest message of a result, characters (see messages.ts). */
+const MAX_NOTE_LENGTH = 1_024;
 
 const isLive = (instance: InstanceEntry): boolean => instance.legs.size > 0;
 
@@ -46,9 +56,10 @@ const claim = async (
   }
 };
 
-const accepted = (deps: ClaimDeps, environment: Environment): EnvironmentResult => ({
+const accepted = (deps: ClaimDeps, environment: Environment, note: string | undefined): EnvironmentResult => ({
   id: environment.id,
   accepted: true,
+  ...(note === undefined ? {} : { code: ADMISSION_NARROWED, message: note.slice(0, MAX_NOTE_LENGTH) }),
   urls: environment.ports.map(({ port }) => ({
     port,
     url: publicUrl(portHost(port, environment.id, deps.urls.domain), deps.urls.publicPort()),
@@ -99,7 +110,9 @@ export const applyAnnouncement = async (
     if (verdict === 'accepted') {
       deps.table.announce(instance, environment);
       deps.onAccepted(runner.id, id);
-      results.push(accepted(deps, environment));
+      const note = deps.note(environment, runner.organization);
+      if (note !== undefined) deps.log.warn({ runnerId: runner.id, environmentId: id, note }, 'environment narrowed');
+      results.push(accepted(deps, environment, note));
     } else {
       deps.table.withdraw(instance, id);
       results.push(refusal(id, verdict));

@@ -6,7 +6,7 @@ import { LRUCache } from 'lru-cache';
 import type { Clock } from '../../../shared/src/clock.ts';
 import { describeError, RefusedError, type LegCloseCode } from '../../../shared/src/errors.ts';
 import type { Membership } from '../../../shared/src/identity/membership.ts';
-import type { EnvironmentResult, MessageOf } from '../../../shared/src/protocol/messages.ts';
+import type { Environment, EnvironmentResult, MessageOf } from '../../../shared/src/protocol/messages.ts';
 import type { Leg, LegEnd } from '../../../shared/src/protocol/leg.ts';
 import type { Directory } from '../directory/directory.ts';
 import type { GatewayLimits } from '../limits.ts';
@@ -59,10 +59,14 @@ export interface RegistryDeps {
   /** `iss` of another authority whose runners have legs here. */
   readonly otherIssuer?: string | undefined;
   readonly urls: { readonly domain: string; readonly publicPort: () => number };
+  /** What of an announcement is not served as announced, for the runner to know; undefined when all is. */
+  readonly note?: (environment: Environment, organization: string | undefined) => string | undefined;
   readonly observe?: {
     readonly legClosed?: (leg: Leg, end: LegEnd) => void;
     /** New streams go elsewhere where they can: another leg took over, or the runner goes away. */
     readonly legLeft?: (leg: Leg) => void;
+    /** What is known of the environment (undefined: of any) may be different: ports, admissions, who holds it. */
+    readonly environmentChanged?: (environmentId: string | undefined) => void;
     /** Round trip of an answered echo. */
     readonly rtt?: (rttMs: number) => void;
   };
@@ -75,7 +79,7 @@ const greetingOf = (leg: Leg): MessageOf<'hello'> => {
 
 export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   const { directory, clock, log, limits } = deps;
-  const table = createRoutingTable();
+  const table = createRoutingTable((environmentId) => deps.observe?.environmentChanged?.(environmentId));
   const legs = new Map<string, LegEntry>();
   const legWatch = createLegWatch();
   const bindings = createBindings(directory);
@@ -108,6 +112,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     table,
     log,
     urls: deps.urls,
+    note: deps.note ?? (() => undefined),
     onAccepted(runnerId: string, environmentId: string) {
       if (!takenAway.delete(environmentId)) return;
       log.warn({ runnerId, environmentId }, 'an environment that an operator had released is claimed again');
@@ -233,6 +238,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     },
     onChange(environmentId) {
       bindings.invalidate(environmentId);
+      deps.observe?.environmentChanged?.(environmentId);
     },
     onError: (error) => log.error({ err: error }, 'a change in the directory could not be looked up'),
   });

@@ -69,7 +69,8 @@ export const usableLegs = (instance: InstanceEntry, includeLeft: boolean): LegEn
     .filter((entry) => entry.leg.isOpen && !entry.standby && !entry.deadPath && entry.left === includeLeft)
     .sort((a, b) => b.servesSince - a.servesSince);
 
-export const createRoutingTable = (): RoutingTable => {
+/** `onChange` is called with each environment that is announced or withdrawn, after it was. */
+export const createRoutingTable = (onChange: (environmentId: string) => void = () => {}): RoutingTable => {
   const runners = new Map<string, RunnerEntry>();
   const index = new Map<string, InstanceEntry[]>();
 
@@ -78,6 +79,7 @@ export const createRoutingTable = (): RoutingTable => {
     const rest = index.get(environmentId)?.filter((other) => other !== instance) ?? [];
     if (rest.length > 0) index.set(environmentId, rest);
     else index.delete(environmentId);
+    onChange(environmentId);
   };
 
   return {
@@ -110,6 +112,7 @@ export const createRoutingTable = (): RoutingTable => {
         );
       }
       instance.environments.set(environment.id, environment);
+      onChange(environment.id);
     },
     withdraw,
     announcers: (environmentId) => index.get(environmentId) ?? [],

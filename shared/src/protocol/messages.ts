@@ -172,6 +172,9 @@ export const ENVIRONMENT_REFUSALS = {
 } as const;
 export type EnvironmentRefusal = keyof typeof ENVIRONMENT_REFUSALS;
 
+/** `code` of an environment that was accepted and is not served as announced; `message` says what of it. */
+export const ADMISSION_NARROWED = 'admission_narrowed';
+
 const environmentResult = z.object({
   id: shortText,
   accepted: z.boolean(),
