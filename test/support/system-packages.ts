@@ -54,6 +54,7 @@ const program = (name: string, ...packages: string[]): Need => ({
 
 export const NEEDS = {
   chromium: { packages: ['chromium'], isMet: () => findChromium() !== undefined },
+  bwrap: program('bwrap', 'bubblewrap'),
   curl: program('curl', 'curl'),
   openssl: program('openssl', 'openssl'),
   iproute2: program('ip', 'iproute2'),
