@@ -136,6 +136,7 @@ describe('tokens', () => {
         environmentId: 'demo',
         port: undefined,
         user: undefined,
+        issuedAt: clock.now(),
         expiresAt: clock.now() + TOKEN_LIFETIME_MS,
         ...claims,
       });
