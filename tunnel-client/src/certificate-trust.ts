@@ -3,7 +3,7 @@ import { X509Certificate } from 'node:crypto';
 import { getCACertificates } from 'node:tls';
 
 /** Longer names of issuers are cut, characters: they come from whoever answers. */
-const MAX_NAME_LENGTH = 120;
+const MAX_ISSUER_LENGTH = 120;
 /** Certificates of a chain that are looked at; OpenSSL itself takes 100, real chains have four. */
 const MAX_CHAIN_LENGTH = 10;
 
@@ -40,7 +40,7 @@ export const shortName = (distinguished: string): string => {
     new RegExp(`^${key}=(.*)$`, 'm').exec(distinguished)?.[1]?.replaceAll(/\p{C}/gu, '');
   const [name, organization] = [attribute('CN'), attribute('O')];
   const text = name === undefined ? (organization ?? '') : organization ? `${name} (${organization})` : name;
-  return text.slice(0, MAX_NAME_LENGTH) || 'a nameless issuer';
+  return text.slice(0, MAX_ISSUER_LENGTH) || 'a nameless issuer';
 };
 
 /** From the peer's own certificate upwards. */
@@ -74,7 +74,7 @@ export const certificateAdvice = (
   const issuer = issuerOf(leaf) ?? 'nobody';
   switch (code) {
     case 'ERR_TLS_CERT_ALTNAME_INVALID': {
-      const names = (leaf?.subjectAltName ?? '').replaceAll(/\p{C}/gu, '').slice(0, MAX_NAME_LENGTH);
+      const names = (leaf?.subjectAltName ?? '').replaceAll(/\p{C}/gu, '').slice(0, MAX_ISSUER_LENGTH);
       return { code: 'wrong_name', advice: `is for another name (${names || 'none'}); check the URL` };
     }
     case 'CERT_HAS_EXPIRED':
