@@ -216,6 +216,14 @@ describe('tunnel-client', { timeout: 120_000 }, () => {
       '--ca',
       join(directory, 'ca.pem'),
     );
+    await fails(
+      2,
+      /--transport: must be one of auto, quic, webtransport, websocket/,
+      'run',
+      ...flags,
+      '--transport',
+      'tcp',
+    );
     const busy = createServer().listen(0, '127.0.0.1');
     await once(busy, 'listening');
     const { port } = busy.address() as AddressInfo;

@@ -50,7 +50,7 @@ export const renderDiagnosis = ({ gateway, runnerId, checks }: Diagnosis): strin
     ];
   });
   const worst = (['failed', 'warning'] as const).find((state) => checks.some((check) => check.state === state)) ?? 'ok';
-  return [`Runner ${runnerId}, gateway ${gateway}`, '', ...rows, '', SUMMARIES[worst], ''].join('\n');
+  return [`Runner   ${runnerId}`, `Gateway  ${gateway}`, '', ...rows, '', SUMMARIES[worst], ''].join('\n');
 };
 
 /** What the client says that runs with this state directory, if one does. */

@@ -1,6 +1,7 @@
 /** A transfer over a real leg: it finds what handshakes do not, such as packets of full size that are lost on the way. */
 import { randomBytes } from 'node:crypto';
-import type { Clock } from '../../../shared/src/clock.ts';
+import { type Clock, delay } from '../../../shared/src/clock.ts';
+import { StreamRefusedError } from '../../../shared/src/errors.ts';
 import { echo, ECHO_TARGET } from '../../../shared/src/protocol/echo.ts';
 import type { Leg } from '../../../shared/src/protocol/leg.ts';
 
@@ -10,6 +11,8 @@ export const TRANSFER_BYTES = 1 << 20;
 const CHUNK_BYTES = 32 << 10;
 /** Round trips that are measured; the fastest counts. */
 const ECHOES = 3;
+/** How often it is looked whether a leg has a lane, ms. */
+const LANE_CHECK_MS = 20;
 /** An echo takes one round trip; a longer one is a path that carries nothing, ms. */
 const ECHO_TIMEOUT_MS = 5_000;
 
@@ -33,6 +36,21 @@ export class TransferError extends Error {
   }
 }
 
+/** The gateway opens the first lane together with its welcome: it may still be on the way. */
+const untilLane = async (leg: Leg, deps: { clock: Clock }, signal: AbortSignal): Promise<void> => {
+  const end = deps.clock.monotonic() + ECHO_TIMEOUT_MS;
+  for (;;) {
+    try {
+      await echo(leg, deps, { timeoutMs: ECHO_TIMEOUT_MS, signal });
+      return;
+    } catch (error) {
+      const isEarly = error instanceof StreamRefusedError && error.code === 'limit';
+      if (!isEarly || deps.clock.monotonic() > end) throw error;
+      await delay(deps.clock, LANE_CHECK_MS, signal);
+    }
+  }
+};
+
 /** Sends {@link TRANSFER_BYTES} to the gateway, which sends them back. Rejects with {@link TransferError}. */
 export const transfer = async (
   leg: Leg,
@@ -44,6 +62,7 @@ export const transfer = async (
   let rttMs = Infinity;
   let received = 0;
   try {
+    await untilLane(leg, deps, signal);
     for (let count = 0; count < ECHOES; count++) {
       rttMs = Math.min(rttMs, await echo(leg, deps, { timeoutMs: ECHO_TIMEOUT_MS, signal }));
     }
