@@ -165,9 +165,10 @@ const createProgram = (world: CliWorld): Command => {
   addCommand(program, 'backup', 'write directory and keys into an archive, also while the gateway runs', [jsonOption()])
     .argument('<file>', 'a new file (tar)')
     .action((file: string, options: Parameters<typeof backUp>[2]) => backUp(world, file, options));
-  addCommand(program, 'health', 'ask the running gateway whether it is ready', [jsonOption()]).action(
-    (options: Parameters<typeof checkHealth>[1]) => checkHealth(world, options),
-  );
+  addCommand(program, 'health', 'ask the running gateway whether it is ready', [
+    new Option('--wait <time>', 'ask again until it is, for so long: 30s'),
+    jsonOption(),
+  ]).action((options: Parameters<typeof checkHealth>[1]) => checkHealth(world, options));
   return program;
 };
 

@@ -1,6 +1,9 @@
 /** `gateway health`: whether the gateway of this configuration is ready. For health checks of containers. */
 import { request } from 'node:http';
+import { setTimeout } from 'node:timers/promises';
+import { systemClock } from '../../../shared/src/clock.ts';
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
+import { DURATION_RULE, parseDuration } from '../../../shared/src/units.ts';
 import type { InternalAddress } from '../config.ts';
 import { CliError, loadConfig } from './context.ts';
 import type { CliWorld } from './context.ts';
@@ -36,19 +39,38 @@ const ask = (address: InternalAddress, signal: AbortSignal): Promise<{ status: n
     asked.end();
   });
 
+/** Between two questions while a gateway starts, ms. */
+const WAIT_PAUSE_MS = 250;
+
+const checkOnce = async (internal: InternalAddress, name: string, stop: AbortSignal): Promise<void> => {
+  const signal = AbortSignal.any([stop, AbortSignal.timeout(HEALTH_TIMEOUT_MS)]);
+  const { status, text } = await ask(internal, signal).catch((error: unknown) => {
+    throw new CliError(`No gateway answers at ${name}`, { cause: error });
+  });
+  if (status !== 200) throw new CliError(`The gateway at ${name} is not ready (${status}): ${text}`);
+};
+
+/** With `wait` it is asked again until it is ready, for that long: whoever starts it then knows when it serves. */
 export const checkHealth = async (
   world: CliWorld,
-  options: { readonly config?: string; readonly json?: boolean },
+  options: { readonly config?: string; readonly wait?: string; readonly json?: boolean },
 ): Promise<void> => {
   const { internal } = (await loadConfig(world, options.config)).listeners;
   const name = internal.kind === 'unix' ? `unix:${internal.path}` : formatHostPort(internal.host, internal.port);
   if (internal.kind === 'tcp' && internal.port === 0) {
     throw new CliError('The internal listener has port 0, so that nobody knows where it is. Set listeners.internal');
   }
-  const signal = AbortSignal.any([world.stop, AbortSignal.timeout(HEALTH_TIMEOUT_MS)]);
-  const { status, text } = await ask(internal, signal).catch((error: unknown) => {
-    throw new CliError(`No gateway answers at ${name}`, { cause: error });
-  });
-  if (status !== 200) throw new CliError(`The gateway at ${name} is not ready (${status}): ${text}`);
+  const waitMs = parseDuration(options.wait ?? '0');
+  if (waitMs === undefined) throw new CliError(`--wait ${options.wait}: ${DURATION_RULE}`);
+  const end = systemClock.monotonic() + waitMs;
+  for (;;) {
+    try {
+      await checkOnce(internal, name, world.stop);
+      break;
+    } catch (error) {
+      if (systemClock.monotonic() + WAIT_PAUSE_MS > end) throw error;
+      await setTimeout(WAIT_PAUSE_MS, undefined, { signal: world.stop });
+    }
+  }
   world.stdout.write(options.json ? formatJson({ ready: true, internal: name }) : 'ready\n');
 };

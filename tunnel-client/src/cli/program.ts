@@ -12,7 +12,7 @@ import { runCommand } from './run.ts';
 import type { ConfigFlagsWithFile } from './sources.ts';
 import { healthCommand, statusCommand } from './status.ts';
 
-type Flags = ConfigFlagsWithFile & { json?: boolean };
+type Flags = ConfigFlagsWithFile & { json?: boolean; wait?: string };
 
 const collect = (value: string, before: readonly string[] | undefined): readonly string[] => [...(before ?? []), value];
 
@@ -74,6 +74,7 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
       .description('exit code 0 when the running client is connected')
       .copyInheritedSettings(program),
   )
+    .option('--wait <time>', 'ask again until it is, for so long: 30s')
     .option('--json', 'as JSON')
     .action(act(healthCommand));
 

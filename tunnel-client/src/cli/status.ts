@@ -1,3 +1,6 @@
+import { setTimeout } from 'node:timers/promises';
+import { systemClock } from '../../../shared/src/clock.ts';
+import { DURATION_RULE, parseDuration } from '../../../shared/src/units.ts';
 import { parseClientEndpoint } from '../config.ts';
 import type { EnvironmentStatus, LegStatus, RunnerStatus } from '../status.ts';
 import { transportSentence } from '../transport.ts';
@@ -88,11 +91,30 @@ export const statusCommand = async (flags: ConfigFlagsWithFile & { json?: boolea
   return EXIT.ok;
 };
 
-/** For container health checks: 0 when at least one leg is up. */
-export const healthCommand = async (flags: ConfigFlagsWithFile & { json?: boolean }, io: CliIo): Promise<number> => {
+/** Between two questions while a client starts, ms. */
+const WAIT_PAUSE_MS = 250;
+
+/** For health checks: 0 when at least one leg is up. With `wait` it is asked again until it is, for that long. */
+export const healthCommand = async (
+  flags: ConfigFlagsWithFile & { readonly wait?: string; json?: boolean },
+  io: CliIo,
+): Promise<number> => {
   const endpoint = parseClientEndpoint(await readSources(flags, io));
-  const { status, body } = await askInternal('/readyz', endpoint, { authorized: false, signal: io.stop });
-  const state = body.trim();
-  io.out(flags.json ? `${JSON.stringify({ healthy: status === 200, state })}\n` : `${state}\n`);
-  return status === 200 ? EXIT.ok : EXIT.failed;
+  const waitMs = parseDuration(flags.wait ?? '0');
+  if (waitMs === undefined) throw new CommandError(`--wait ${flags.wait}: ${DURATION_RULE}`, { exitCode: EXIT.usage });
+  const end = systemClock.monotonic() + waitMs;
+  for (;;) {
+    const isLast = systemClock.monotonic() + WAIT_PAUSE_MS > end;
+    try {
+      const { status, body } = await askInternal('/readyz', endpoint, { authorized: false, signal: io.stop });
+      const state = body.trim();
+      if (status === 200 || isLast) {
+        io.out(flags.json ? `${JSON.stringify({ healthy: status === 200, state })}\n` : `${state}\n`);
+        return status === 200 ? EXIT.ok : EXIT.failed;
+      }
+    } catch (error) {
+      if (isLast) throw error;
+    }
+    await setTimeout(WAIT_PAUSE_MS, undefined, { signal: io.stop });
+  }
 };
