@@ -16,6 +16,7 @@ const COLOURS: Readonly<Record<SystemName, string>> = {
   direct: '#8a8f98',
   'nginx-nebula': '#d08700',
   'nginx-ssh': '#a05cc5',
+  'nginx-ssh-plain': '#d3a6ee',
   'gateway-quic': '#1f7ae0',
   'gateway-webtransport': '#19a08b',
 };

@@ -61,7 +61,8 @@ const measureTogether = async (
     await sayCiphers(topology, systems, say);
     const context = { topology, upstream, bigFile: bigFile(directory) };
     for (const workload of WORKLOADS.filter(({ name }) => names.includes(name))) {
-      await runWorkload(context, systems, workload, options, record, say);
+      const taking = systems.filter(({ name }) => workload.isAlsoPlain || name !== 'nginx-ssh-plain');
+      await runWorkload(context, taking, workload, options, record, say);
     }
   } finally {
     await Promise.all(systems.map((system) => system.stop()));

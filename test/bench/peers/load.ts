@@ -34,7 +34,7 @@ export const parseWrk = (text: string): number => {
 
 /** Requests a second of what `h2load` printed. Throws when an answer was wrong; what the end cuts off counts as neither. */
 export const parseH2load = (text: string): number => {
-  const rate = /finished in [\d.]+s, ([\d.]+) req\/s/.exec(text)?.[1];
+  const rate = /finished in [\d.]+m?s, ([\d.]+) req\/s/.exec(text)?.[1];
   const codes = /(\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx/.exec(text)?.slice(1).map(Number);
   if (rate === undefined || codes?.[0] === undefined || codes[0] === 0 || codes.slice(1).some((count) => count > 0)) {
     throw new Error(`h2load: ${text}`);
@@ -62,14 +62,18 @@ export const requestsHttp2 = async (context: LoadContext, system: System, second
     await tool(context, seconds, ['h2load', '-t1', '-c8', '-m16', '-D', String(seconds), `${system.url('web')}/`]),
   );
 
-/** Each request on a connection of its own, 16 at once, without resumption of sessions. */
-export const newConnections = async (context: LoadContext, system: System, seconds: number): Promise<number> =>
-  parseWrk(
-    await tool(context, seconds, [
-      ...['wrk', '-t1', '-c16', `-d${seconds}s`, '-H', 'Connection: close'],
-      `${system.url('web')}/`,
-    ]),
-  );
+/** Connections of one burst: below what servers queue that have not been accepted. */
+const BURST = 400;
+
+/** Bursts of connections with one request each. Unlike `wrk`, `h2load` never resumes a session. */
+export const newConnections = async (context: LoadContext, system: System, seconds: number): Promise<number> => {
+  const words = ['h2load', '--h1', '-t1', `-c${BURST}`, `-n${BURST}`, `${system.url('web')}/`];
+  const secondsEach: number[] = [];
+  for (const end = performance.now() + seconds * 1_000; performance.now() < end;) {
+    secondsEach.push(1 / parseH2load(await tool(context, seconds, words)));
+  }
+  return secondsEach.length / secondsEach.reduce((sum, each) => sum + each, 0);
+};
 
 const curls = async (
   { topology }: LoadContext,

@@ -19,6 +19,8 @@ const KEEPALIVE_REQUESTS = 100_000_000;
 /** Unused connections that each worker keeps to the upstream: more than the load tools have of their own. */
 const KEPT_CONNECTIONS = 256;
 
+const KEEPALIVE = `keepalive ${KEPT_CONNECTIONS}; keepalive_requests ${KEEPALIVE_REQUESTS};`;
+
 const COMMON = (directory: string): string => `
 daemon off;
 user root;
@@ -53,16 +55,20 @@ export const upstreamConfig = (directory: string, certificate: Certificate): str
 }
 `;
 
-/** `target` gives where a service of the upstream is reached. Bodies are streamed both ways, as the gateway does. */
+/**
+ * `target` gives where a service of the upstream is reached; `isPlain` opens a connection to it for each request.
+ * Bodies are streamed both ways, as the gateway does.
+ */
 export const edgeConfig = (
   directory: string,
   certificate: Certificate,
   port: number,
   target: (service: Service) => string,
+  { isPlain = false }: { isPlain?: boolean } = {},
 ): string => `${COMMON(directory)}
   log_format line '$remote_addr $host "$request" $status $body_bytes_sent $request_time';
   access_log ${directory}/access.log line;
-  map $http_upgrade $connection_header { default upgrade; '' ''; }
+  map $http_upgrade $connection_header { default upgrade; '' '${isPlain ? 'close' : ''}'; }
   proxy_http_version 1.1;
   proxy_set_header Host $http_host;
   proxy_set_header Upgrade $http_upgrade;
@@ -77,7 +83,7 @@ export const edgeConfig = (
   ${(Object.keys(SERVICES) as Service[])
     .map(
       (service) => `
-  upstream ${service} { server ${target(service)}; keepalive ${KEPT_CONNECTIONS}; keepalive_requests ${KEEPALIVE_REQUESTS}; }
+  upstream ${service} { server ${target(service)}; ${isPlain ? '' : KEEPALIVE} }
   server {
     listen ${EDGE_ADDRESS}:${port} ssl http2;
     server_name ${hostOf(service)};

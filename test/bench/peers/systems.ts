@@ -29,12 +29,20 @@ const READY_TIMEOUT_MS = 30_000;
 const READY_CHECK_MS = 100;
 
 /** In the order of the table. */
-export const SYSTEM_NAMES = ['direct', 'nginx-nebula', 'nginx-ssh', 'gateway-quic', 'gateway-webtransport'] as const;
+export const SYSTEM_NAMES = [
+  'direct',
+  'nginx-nebula',
+  'nginx-ssh',
+  'nginx-ssh-plain',
+  'gateway-quic',
+  'gateway-webtransport',
+] as const;
 export type SystemName = (typeof SYSTEM_NAMES)[number];
 export const SYSTEM_LABELS: Readonly<Record<SystemName, string>> = {
   direct: 'no tunnel',
   'nginx-nebula': 'nginx + Nebula',
   'nginx-ssh': 'nginx + ssh -R',
+  'nginx-ssh-plain': 'ssh -R, plain nginx',
   'gateway-quic': 'gateway, QUIC',
   'gateway-webtransport': 'gateway, WebTransport',
 };
@@ -100,7 +108,13 @@ const at =
     `https://${hostOf(service)}:${port}`;
 
 /** Ports of the edges, at the address of the edge. */
-const PORTS = { nebula: 9_441, ssh: 9_442, quic: 9_443, webtransport: 9_444, sshd: 2_222 } as const;
+const PORTS = {
+  nebula: 9_441,
+  'nginx-ssh': 9_442,
+  'nginx-ssh-plain': 9_445,
+  quic: 9_443,
+  webtransport: 9_444,
+} as const;
 
 const NEBULA = {
   network: '10.88.0.0/24',
@@ -170,19 +184,23 @@ const nebula = async ({ topology, directory, certificate }: SystemOptions): Prom
 
 /** The cipher of ssh that is fastest on processors with AES, and the one most like that of QUIC. */
 const SSH_CIPHER = 'aes128-gcm@openssh.com';
-/** Between the two: the port at the edge is so much above that of the service. */
-const SSH_PORT_DISTANCE = 100;
 
-const ssh = async ({ topology, directory, certificate }: SystemOptions): Promise<System> => {
+/** `nginx-ssh-plain` is what most recipes have: nginx opens a connection to the upstream for each request. */
+const ssh = async (
+  { topology, directory, certificate }: SystemOptions,
+  name: 'nginx-ssh' | 'nginx-ssh-plain',
+): Promise<System> => {
+  // Port of sshd, and how much the forwarded ports at the edge are above those of the services.
+  const [sshdPort, distance] = name === 'nginx-ssh' ? [2_222, 100] : [2_223, 200];
   const programs: Program[] = [];
   const stop = async (): Promise<void> => void (await Promise.all(programs.map((program) => program.stop())));
-  for (const name of ['host', 'user']) {
-    await command(topology.edge, 'ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', `${directory}/${name}`);
+  for (const file of ['host', 'user']) {
+    await command(topology.edge, 'ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', `${directory}/${file}`);
   }
   await writeFile(
     `${directory}/sshd.conf`,
     [
-      `ListenAddress ${EDGE_ADDRESS}:${PORTS.sshd}`,
+      `ListenAddress ${EDGE_ADDRESS}:${sshdPort}`,
       `HostKey ${directory}/host`,
       `AuthorizedKeysFile ${directory}/user.pub`,
       ...['PermitRootLogin prohibit-password', 'PasswordAuthentication no', 'UsePAM no', 'StrictModes no'],
@@ -194,21 +212,20 @@ const ssh = async ({ topology, directory, certificate }: SystemOptions): Promise
   const server = startProgram(topology.edge, [sshd, '-D', '-e', '-f', `${directory}/sshd.conf`]);
   programs.push(server);
   await server.waitFor(/Server listening on/);
-  const forwards = Object.values(SERVICES).flatMap((port) => [
-    '-R',
-    `127.0.0.1:${port + SSH_PORT_DISTANCE}:127.0.0.1:${port}`,
-  ]);
+  const forwards = Object.values(SERVICES).flatMap((port) => ['-R', `127.0.0.1:${port + distance}:127.0.0.1:${port}`]);
   programs.push(
     startProgram(topology.runner, [
       ...['ssh', '-F', '/dev/null', '-N', '-T', '-i', `${directory}/user`, '-c', SSH_CIPHER],
       ...['-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null', '-o', 'ExitOnForwardFailure=yes'],
-      ...['-o', 'IdentitiesOnly=yes', '-p', String(PORTS.sshd), ...forwards, `root@${EDGE_ADDRESS}`],
+      ...['-o', 'IdentitiesOnly=yes', '-p', String(sshdPort), ...forwards, `root@${EDGE_ADDRESS}`],
     ]),
     await startNginx(topology.edge, join(directory, 'nginx'), (at) =>
-      edgeConfig(at, certificate, PORTS.ssh, (service) => `127.0.0.1:${SERVICES[service] + SSH_PORT_DISTANCE}`),
+      edgeConfig(at, certificate, PORTS[name], (service) => `127.0.0.1:${SERVICES[service] + distance}`, {
+        isPlain: name === 'nginx-ssh-plain',
+      }),
     ),
   );
-  return answers(topology, { name: 'nginx-ssh', url: at(PORTS.ssh), stop });
+  return answers(topology, { name, url: at(PORTS[name]), stop });
 };
 
 /** Whether this tunnel client can be told which transport to use. */
@@ -329,7 +346,8 @@ export const startGatewaySystem = async (options: GatewayOptions): Promise<Gatew
 const STARTERS: Readonly<Record<SystemName, (options: SystemOptions) => Promise<System>>> = {
   direct,
   'nginx-nebula': nebula,
-  'nginx-ssh': ssh,
+  'nginx-ssh': (options) => ssh(options, 'nginx-ssh'),
+  'nginx-ssh-plain': (options) => ssh(options, 'nginx-ssh-plain'),
   'gateway-quic': (options) => startGatewaySystem({ ...options, transport: 'quic' }),
   'gateway-webtransport': (options) => startGatewaySystem({ ...options, transport: 'webtransport' }),
 };

@@ -30,6 +30,7 @@ const AGAINST: readonly Against[] = [
   ...['requests-h1', 'requests-h2'].flatMap((row): Against[] => [
     { row, peer: 'nginx-nebula', bound: 0.5 },
     { row, peer: 'nginx-ssh', bound: 2 },
+    { row, peer: 'nginx-ssh-plain', bound: 2 },
   ]),
   ...['download-1', 'download-8', 'upload-1', 'upload-8'].flatMap((row): Against[] => [
     { row, peer: 'nginx-nebula', bound: 1.3 },
