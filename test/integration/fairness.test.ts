@@ -20,6 +20,8 @@ const MIB = 1 << 20;
 const SETTLED_BYTES = DOWNLOADS * MIB;
 /** Bulk that arrives between a request and its answer, bytes: a few batches of 128 KiB of each of eight lanes. */
 const AHEAD_BYTES = 8 * MIB;
+/** Bulk that moves for each request all the same, bytes: one piece of 64 KiB, which is what bulk is worked on in. */
+const LEAST_BULK_BYTES = 64 << 10;
 
 const quicPair: MakePair = async (keys) => {
   const arrived = Promise.withResolvers<Connection>();
@@ -72,6 +74,7 @@ describe('a leg', () => {
     assert.equal(kinds.filter((kind) => kind === LANE_KIND.bulk).length, DOWNLOADS);
 
     const ahead: number[] = [];
+    const receivedBefore = received;
     for (let round = 0; round < REQUESTS; round++) {
       const before = received;
       const stream = legs.gateway.openStream(target({ environmentId: 'small' }), { signal: never });
@@ -79,11 +82,13 @@ describe('a leg', () => {
       assert.equal((await readAll(stream)).toString(), 'small');
       ahead.push(received - before);
     }
+    const perRequest = (received - receivedBefore) / REQUESTS;
     for (const stream of downloads) stream.destroy();
     ahead.sort((a, b) => a - b);
     const median = ahead[REQUESTS >> 1] ?? Infinity;
-    t.diagnostic(`bytes ahead: median ${median}, most ${ahead.at(-1)}`);
-    assert.ok(median > 0, 'the downloads stood still');
+    t.diagnostic(`bytes ahead: median ${median}, most ${ahead.at(-1)}, ${Math.round(perRequest)} a request`);
+    // Most requests meet no bulk at all, since it stands back for them; it goes on all the same.
+    assert.ok(perRequest >= LEAST_BULK_BYTES, `the downloads stood still: ${perRequest} bytes a request`);
     assert.ok(median <= AHEAD_BYTES, `a small request waits behind ${median} bytes`);
   });
 });

@@ -2,6 +2,7 @@
 import type { Clock } from '../../shared/src/clock.ts';
 import { LegClosedError, RefusedError } from '../../shared/src/errors.ts';
 import { verifyMembership } from '../../shared/src/identity/membership.ts';
+import { createBulkTurns } from '../../shared/src/protocol/bulk-turns.ts';
 import { dialLeg } from '../../shared/src/protocol/handshake.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
@@ -27,6 +28,7 @@ export type DialLeg = (
 
 export const createLegDialer = (deps: LegDialerDeps): DialLeg => {
   const { clock, connectors, enrolment } = deps;
+  const bulkTurns = createBulkTurns();
   return async (gateway, transport, { signal, replaces }) => {
     const enrolled = enrolment.current();
     if (!enrolled) throw new RefusedError('membership_expired');
@@ -42,6 +44,7 @@ export const createLegDialer = (deps: LegDialerDeps): DialLeg => {
           const trust = enrolment.current()?.trust ?? enrolled.trust;
           return verifyMembership(token, { trust, issuer, group: 'gateway', peerKey }, { clock: enrolment.clock });
         },
+        bulkTurns,
         hello: { ...deps.hello, features: ['standby'], ...(replaces === undefined ? {} : { replaces }) },
       },
       { signal },

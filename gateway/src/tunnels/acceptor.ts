@@ -8,6 +8,7 @@ import { describeError, LegClosedError, RefusedError, TransportError } from '../
 import type { JsonWebKeySet } from '../../../shared/src/identity/enrolment.ts';
 import { keyFingerprint } from '../../../shared/src/identity/keys.ts';
 import { readIssuer, verifyMembership, type Membership } from '../../../shared/src/identity/membership.ts';
+import { createBulkTurns } from '../../../shared/src/protocol/bulk-turns.ts';
 import { acceptLeg } from '../../../shared/src/protocol/handshake.ts';
 import type { GatewayAddress, MessageOf } from '../../../shared/src/protocol/messages.ts';
 import { parseHostPort, unmapIPv4 } from '../../../shared/src/transport/address.ts';
@@ -130,6 +131,7 @@ const verifyRunner = async (
 export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
   const { directory, registry, membership, clock, log, limits } = deps;
   const currentTrust = createTrust(directory, clock);
+  const bulkTurns = createBulkTurns();
   const perAddress = new Map<string, number>();
   const running = new Set<Promise<void>>();
   const ended = new AbortController();
@@ -198,6 +200,7 @@ export const createAcceptor = (deps: AcceptorDeps): Acceptor => {
             gateways: [...deps.gateways()],
             ...(trust ? { trust } : {}),
           }),
+          bulkTurns,
           limits: { streamsPerLeg: limits.streamsPerLeg, helloTimeoutMs: limits.helloTimeoutMs },
         },
         { signal: ended.signal },

@@ -8,6 +8,7 @@ import type { Clock } from '../clock.ts';
 import type { JsonWebKeySet } from '../identity/enrolment.ts';
 import type { Membership } from '../identity/membership.ts';
 import type { Connection } from '../transport/connection.ts';
+import { createBulkTurns, type BulkTurns } from './bulk-turns.ts';
 import { createControlStream, MessageError, type ControlStream } from './control-stream.ts';
 import type { Leg } from './leg.ts';
 import { createLeg, parseCloseCode } from './leg-core.ts';
@@ -31,6 +32,8 @@ interface HandshakeDeps {
   /** Checks the peer's membership against the key that the peer has proved, or will. Throws RefusedError. */
   readonly verify: (token: string, peerKey: Uint8Array) => Promise<Membership>;
   readonly limits?: Partial<LegLimits>;
+  /** Shared by all legs of a process that have the same owner; without it a leg has its own. */
+  readonly bulkTurns?: BulkTurns;
 }
 
 export interface AcceptDeps extends HandshakeDeps {
@@ -233,6 +236,7 @@ export const acceptLeg = (
       control,
       limits,
       clock: deps.clock,
+      bulkTurns: deps.bulkTurns ?? createBulkTurns(),
       firstLane,
       nextStream,
     });
@@ -271,6 +275,7 @@ export const dialLeg = (connection: Connection, deps: DialDeps, { signal }: { si
       control,
       limits,
       clock: deps.clock,
+      bulkTurns: deps.bulkTurns ?? createBulkTurns(),
     });
   });
 };

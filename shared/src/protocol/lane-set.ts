@@ -1,5 +1,6 @@
 /** The lanes of a leg: which there are, who opens them, and which one a tunnel stream is put on. */
 import type { Connection, TransportStream } from '../transport/connection.ts';
+import type { BulkTurns } from './bulk-turns.ts';
 import { LANE_KIND, laneKind, laneName, laneNumber, type FrameHandlers } from './frames.ts';
 import { createLane, type Lane } from './lane.ts';
 import type { LegLimits } from './limits.ts';
@@ -28,6 +29,7 @@ export const createLaneSet = (
     handlers: (lane: Lane) => FrameHandlers;
     fail: (error: unknown) => void;
     ended: () => boolean;
+    bulkTurns: BulkTurns;
   },
   options: { role: 'acceptor' | 'dialler'; limits: LegLimits; bulkLanes: number },
 ): LaneSet => {
@@ -37,22 +39,12 @@ export const createLaneSet = (
   const names = new Set<number>();
   let opening = false;
 
-  /**
-   * One piece of bulk in every other turn of the event loop, of whichever lane: what comes on small lanes, and requests
-   * of clients, wait behind one such piece and not behind one of each bulk lane.
-   */
-  let lastTurn: Promise<void> = Promise.resolve();
-  const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
-  const bulkTurn = (): Promise<void> => {
-    lastTurn = lastTurn.then(nextTurn);
-    return lastTurn;
-  };
-
   const run = (name: number, stream: TransportStream, own: boolean): Lane => {
-    const lane = createLane(name, stream, deps.fail, own ? Uint8Array.of(name) : undefined);
-    lane
-      .run(deps.handlers(lane), laneKind(name) === LANE_KIND.bulk ? bulkTurn : undefined)
-      .then(() => deps.fail(new LaneError('a lane ended before goodbye')), deps.fail);
+    const lane = createLane(name, stream, deps.fail, {
+      first: own ? Uint8Array.of(name) : undefined,
+      bulkTurns: laneKind(name) === LANE_KIND.bulk ? deps.bulkTurns : undefined,
+    });
+    lane.run(deps.handlers(lane)).then(() => deps.fail(new LaneError('a lane ended before goodbye')), deps.fail);
     return lane;
   };
 

@@ -3,6 +3,7 @@
  * send is bounded by the credit of each tunnel stream, never by the transport.
  */
 import type { TransportStream } from '../transport/connection.ts';
+import type { BulkTurns } from './bulk-turns.ts';
 import {
   FRAME,
   FRAME_HEADER_BYTES,
@@ -41,12 +42,19 @@ export interface Lane {
   ready(source: LaneSource): void;
   /**
    * Reads until the lane ends. Resolves at a clean end; rejects with FrameError, TransportError, or what a handler
-   * threw. `turn` is awaited before each {@link BULK_TURN_BYTES} that are worked on.
+   * threw.
    */
-  run(handlers: FrameHandlers, turn?: () => Promise<void>): Promise<void>;
+  run(handlers: FrameHandlers): Promise<void>;
 }
 
 const ignore = (): void => {};
+
+export interface LaneOptions {
+  /** Goes out before the first frame. */
+  readonly first?: Uint8Array | undefined;
+  /** Present for a bulk lane: what it reads and writes is worked on when it is bulk's turn. */
+  readonly bulkTurns?: BulkTurns | undefined;
+}
 
 interface Turn {
   readonly key: string;
@@ -57,7 +65,7 @@ export const createLane = (
   name: number,
   stream: TransportStream,
   onFailure: (error: unknown) => void,
-  first?: Uint8Array,
+  { first, bulkTurns }: LaneOptions,
 ): Lane => {
   const frames: Uint8Array[] = first ? [first] : [];
   /** One turn an environment, in the order of the rounds; `turns` finds it by key. */
@@ -135,7 +143,13 @@ export const createLane = (
   const pump = async (): Promise<void> => {
     writing = true;
     try {
-      for (let batch = nextBatch(); batch && !failed; batch = nextBatch()) await stream.write(batch);
+      for (;;) {
+        const wait = bulkTurns?.standBack();
+        if (wait) await wait;
+        const batch = failed ? undefined : nextBatch();
+        if (!batch) break;
+        await stream.write(batch);
+      }
     } catch (error) {
       failed = true;
       onFailure(error);
@@ -181,7 +195,7 @@ export const createLane = (
       turn.sources.push(source);
       schedule();
     },
-    async run(handlers, turn) {
+    async run(handlers) {
       const decoder = createFrameDecoder(handlers);
       // The transport reads the next chunk while this one is worked on.
       for (let next = stream.read(); ;) {
@@ -189,9 +203,9 @@ export const createLane = (
         if (chunk === null) return;
         next = stream.read();
         next.catch(ignore);
-        const step = turn ? BULK_TURN_BYTES : chunk.byteLength;
+        const step = bulkTurns ? BULK_TURN_BYTES : chunk.byteLength;
         for (let at = 0; at < chunk.byteLength; at += step) {
-          if (turn) await turn();
+          if (bulkTurns) await bulkTurns.nextPiece();
           decoder.push(at === 0 && step >= chunk.byteLength ? chunk : chunk.subarray(at, at + step));
         }
       }

@@ -29,6 +29,8 @@ export interface StreamHost {
    * granted enough.
    */
   mayGrant(bytes: number, window: number, received: number): boolean;
+  /** A stream that is not bulk has sent or received something. */
+  onSmall(): void;
   /** Round-trip time of the leg in ms. */
   rttMs(): number;
   monotonic(): number;
@@ -184,6 +186,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     if (bytes.length > this.#receiveCredit || this.#finReceived) return false;
     this.#receiveCredit -= bytes.length;
     this.bytesReceived += bytes.length;
+    if (lane === this.lane.name) this.#host.onSmall();
     if (lane === this.#receiveLane) this.#deliver(bytes, chunk);
     else this.#earlyStay(lane)?.bytes.push(bytes, chunk);
     return true;
@@ -238,6 +241,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     if (!chunk || !this.hasPayload(lane)) return undefined;
     const length = Math.min(maxBytes, this.#sendCredit, chunk.byteLength - this.#offset);
     const payload = chunk.subarray(this.#offset, this.#offset + length);
+    if (!this.#isBulk) this.#host.onSmall();
     this.#sendCredit -= length;
     this.bytesSent += length;
     this.#offset += length;
