@@ -13,6 +13,9 @@ const REQUEST_TIMEOUT_MS = 10_000;
 /** Largest answer, bytes: a membership, a key set and 64 gateways are far below. A larger one is not the gateway's. */
 const MAX_RESPONSE_BYTES = 1 << 20;
 
+/** Longest reason of a refusal that is passed on, characters; that of a `goodbye` is as long. */
+const MAX_REASON_LENGTH = 1_024;
+
 /** The gateway's API gave no answer that counts. The message says what was tried. */
 export class UnreachableError extends Error {
   override readonly name = 'UnreachableError';
@@ -73,7 +76,11 @@ export const createApiClient = (deps: { clock: Clock; outbound: Outbound }, opti
           chunks.push(chunk);
         });
         response.once('end', () =>
-          resolve({ status: response.statusCode ?? 0, date: response.headers.date, body: Buffer.concat(chunks).toString('utf8') }),
+          resolve({
+            status: response.statusCode ?? 0,
+            date: response.headers.date,
+            body: Buffer.concat(chunks).toString('utf8'),
+          }),
         );
       });
       outgoing.end(content);
@@ -96,6 +103,8 @@ export const createApiClient = (deps: { clock: Clock; outbound: Outbound }, opti
     if (!isRefusal(code)) return new UnreachableError(`${url.origin}${path}: answered ${status} ${code}: ${message}`);
     return new RefusedError(code, {
       by: 'remote',
+      // As on a leg: what the gateway says of it, which may be more than the code does.
+      detail: message.replace(`${code}: `, '').slice(0, MAX_REASON_LENGTH),
       ...(serverTime === undefined ? {} : { serverTime }),
       ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
     });

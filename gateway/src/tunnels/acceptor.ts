@@ -60,6 +60,9 @@ const CLOSE_GRACE_MS = 250;
 /** How long the authority's keys are taken from memory, ms, unless they change: which of them counts follows from the time. */
 const TRUST_MEMORY_MS = 10_000;
 
+/** A membership of another authority under a key that is not known comes again after this, ms: its keys are asked for as often. */
+const OTHER_KEY_RETRY_MS = 30_000;
+
 interface Trust {
   readonly trust: JsonWebKeySet;
   readonly issuer: string;
@@ -125,6 +128,13 @@ const verifyRunner = async (
     return verifyMembership(token, { ...own, group: 'runner', peerKey }, { clock });
   }
   const trust = await other.trust(keyId);
+  if (keyId !== undefined && !trust.keys.some((key) => key['kid'] === keyId)) {
+    // It may be so new that it could not be asked for yet.
+    throw new RefusedError('unavailable', {
+      detail: `${other.issuer} has not published the key of this membership`,
+      retryAfterMs: OTHER_KEY_RETRY_MS,
+    });
+  }
   return verifyMembership(token, { trust, issuer, group: 'runner', peerKey, other }, { clock });
 };
 
