@@ -102,8 +102,8 @@ describe('answers of the gateway', { timeout: 60_000 }, () => {
       what: 'not open to everyone',
       host: () => portHost('demo', 4_000),
       status: 401,
-      code: 'sign_in_required',
-      says: /not open to everyone.*no sign-in configured/,
+      code: 'port_token_required',
+      says: /not open to everyone.*opens with a token only/,
     },
     {
       what: 'malformed host',
@@ -204,7 +204,7 @@ describe('answers of the gateway', { timeout: 60_000 }, () => {
       for (const label of [`${port}`, `${port}s`]) {
         for (const headers of [{}, { authorization: 'Bearer x', cookie: '__Host-gitpod_port_auth=x' }]) {
           const answer = await way.gateway.request(`${label}--${id}.${DOMAIN}`, '/', { headers });
-          assert.deepEqual([id, answer.status, answer.headers['gateway-error']], [id, 401, 'sign_in_required']);
+          assert.deepEqual([id, answer.status, answer.headers['gateway-error']], [id, 401, 'port_token_required']);
         }
       }
       // A WebSocket is no way round it.

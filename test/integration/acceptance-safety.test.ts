@@ -239,7 +239,7 @@ describe('a request', { timeout: 60_000 }, () => {
     const served = await send(get([`Host: ${authority}`], '/by-host'), other);
     assert.deepEqual([served.status, served.body], [200, 'attacked /by-host']);
     const hidden = `${portHost('private', attacked.port)}:${way.gateway.httpsPort}`;
-    await refused('private', get([`Host: ${hidden}`]), 401, 'sign_in_required');
+    await refused('private', get([`Host: ${hidden}`]), 401, 'port_token_required');
     await refused('foreign', get(['Host: 3000--attacked.example.com']), 421, 'misdirected');
     await refused('suffix', get([`Host: ${host}.evil.example`]), 421, 'misdirected');
     await refused('foreign name', get([`Host: ${authority}`]), 421, 'misdirected', 'other.example');
@@ -268,7 +268,7 @@ describe('a request', { timeout: 60_000 }, () => {
     ]);
     assert.deepEqual([a[0], a[2]], [200, 'attacked /coalesced-a']);
     assert.deepEqual([b[0], b[2]], [200, 'quiet']);
-    assert.deepEqual([c[0], c[1]], [401, 'sign_in_required']);
+    assert.deepEqual([c[0], c[1]], [401, 'port_token_required']);
     assert.ok(attacked.connections() - hidden <= 1);
     assert.ok(!seen.some(({ url }) => url === '/coalesced-c'));
     assert.doesNotMatch(requestsOfQuiet.map(({ rawHeaders }) => rawHeaders.join()).join(), /of-a/);

@@ -326,8 +326,11 @@ describe('ports that are open to everyone', { timeout: 60_000 }, () => {
     assert.equal(program.body, 'application');
 
     // Somebody else's now: it is shown anew.
-    await runner.announce({ id, creator: 'eve', ports: [{ port, admission: 'everyone' }] });
-    assert.notEqual((await gateway.request(host, '/', { headers: { ...html, cookie } })).body, 'application');
+    runner.client.environments.set({ id, creator: 'eve', ports: [{ port, admission: 'everyone' }] });
+    await until(async () => {
+      const { body } = await gateway.request(host, '/', { headers: { ...html, cookie } });
+      return /<dd>eve<\/dd>/.test(body);
+    });
   });
 
   test('are shown without a word by default', async (t) => {

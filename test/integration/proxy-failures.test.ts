@@ -200,7 +200,7 @@ describe('what goes wrong between client and upstream', () => {
   test('who may not, and what is not there, reaches no upstream', async () => {
     const upstream = await use(httpUpstream((_request, response) => void response.end()));
     world.expose(upstream.port, { admission: 'organization' });
-    isError(await get(world, upstream.port), 401, 'sign_in_required');
+    isError(await get(world, upstream.port), 401, 'port_token_required');
     isError(await get(world, 1_024), 404, 'port_not_exposed');
     const elsewhere = world.host(upstream.port, { environmentId: 'other' });
     const request = `GET / HTTP/1.1\r\nHost: ${elsewhere}\r\nConnection: close\r\n\r\n`;

@@ -142,7 +142,7 @@ describe('the whole way', () => {
     const cases: [host: string, status: number, code: string][] = [
       [portHost('nobody', 3000), 404, 'unknown_environment'],
       [portHost('demo', 3001), 404, 'port_not_exposed'],
-      [portHost('demo', 3999), 401, 'sign_in_required'],
+      [portHost('demo', 3999), 401, 'port_token_required'],
       [`a.b.${DOMAIN}`, 404, 'not_found'],
       ['demo.example.com', 421, 'misdirected'],
     ];
