@@ -189,7 +189,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     onResult: ({ gatewayId, result }) => {
       const { id, accepted, code, message, urls } = result;
       log[accepted ? 'info' : 'warn'](
-        { environmentId: id, gatewayId, code, urls: urls.map(({ url: each }) => each) },
+        { environmentId: id, gatewayId, code, note: message, urls: urls.map(({ url: each }) => each) },
         accepted ? 'environment accepted' : 'environment refused',
       );
       emit('environment', { id, gatewayId, accepted, code, message, urls });

@@ -37,7 +37,7 @@ export interface EnvironmentStatus {
   readonly logs: Environment['logs'];
   /** `pending`: no gateway has answered. `refused`: at least one has refused, and none has accepted. */
   readonly state: 'pending' | 'accepted' | 'refused';
-  /** Why it was refused, or refused at one of several gateways. */
+  /** Why it was refused, or refused at one of several gateways; or what of it is not served as announced. */
   readonly code: string | undefined;
   readonly message: string | undefined;
 }
@@ -99,7 +99,7 @@ export interface EnvironmentEvent {
   readonly id: string;
   readonly gatewayId: string;
   readonly accepted: boolean;
-  /** Absent when accepted. */
+  /** Why not; when accepted, what of it is not served as announced. */
   readonly code: string | undefined;
   readonly message: string | undefined;
   readonly urls: readonly { readonly port: number; readonly url: string }[];
@@ -135,7 +135,7 @@ export const environmentStatus = (
     })),
     logs: environment.logs,
     state: accepted ? 'accepted' : refused ? 'refused' : 'pending',
-    code: refused?.code,
-    message: refused?.message,
+    code: (refused ?? accepted)?.code,
+    message: (refused ?? accepted)?.message,
   };
 };

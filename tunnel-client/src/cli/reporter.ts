@@ -57,6 +57,7 @@ export const reportTo = (client: RunnerClient, print: (line: string) => void): v
   });
   client.on('environment', ({ id, accepted, code, message, urls }) => {
     if (!accepted) return say('!', `environment ${id} was refused: ${message ?? code ?? 'no reason was given'}`);
+    if (message !== undefined) say('!', `environment ${id}: ${message}`);
     const ports = portsOf(id);
     if (urls.length === 0) say('+', `environment ${id} is known to the gateway; it exposes no port`);
     for (const { port, url } of urls) say('+', `${url}  →  ${ports.get(port) ?? port}`);
