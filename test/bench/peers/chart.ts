@@ -9,7 +9,8 @@ const LABEL_WIDTH = 250;
 const VALUE_WIDTH = 150;
 const BAR_HEIGHT = 14;
 const BLOCK_GAP = 18;
-const LEGEND_HEIGHT = 56;
+const LEGEND_HEIGHT = 62;
+const LEGEND_COLUMNS = 3;
 
 /** Distinct in light and dark, and without colour by their order. */
 const COLOURS: Readonly<Record<SystemName, string>> = {
@@ -48,9 +49,11 @@ export const drawChart = (measured: Measured): string => {
     }
     y += BLOCK_GAP;
   }
-  const legend = SYSTEM_NAMES.map((system, index) => {
-    const x = index * 160;
-    return `<rect x="${x}" y="10" width="12" height="12" fill="${COLOURS[system]}"/>${text(x + 18, 20, SYSTEM_LABELS[system])}`;
+  const present = SYSTEM_NAMES.filter((system) => Object.values(measured).some((systems) => systems[system]));
+  const legend = present.map((system, index) => {
+    const x = (index % LEGEND_COLUMNS) * (WIDTH / LEGEND_COLUMNS);
+    const top = 8 + Math.floor(index / LEGEND_COLUMNS) * 20;
+    return `<rect x="${x}" y="${top}" width="12" height="12" fill="${COLOURS[system]}"/>${text(x + 18, top + 10, SYSTEM_LABELS[system])}`;
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 0 ${WIDTH + 32} ${y}" width="${WIDTH + 32}" height="${y}" role="img">`,
