@@ -90,7 +90,7 @@ export const startIdentityProvider = async (options: IdentityProviderOptions): P
         },
       ],
       clientAuthMethods: [options.authMethod ?? 'client_secret_basic'],
-      claims: { openid: ['sub', ...names] },
+      claims: { openid: ['sub'], profile: names },
       conformIdTokenClaims: options.userInfoOnly ?? false,
       cookies: { keys: [cookieKey] },
       features: { devInteractions: { enabled: false } },
@@ -100,6 +100,9 @@ export const startIdentityProvider = async (options: IdentityProviderOptions): P
       }),
       interactions: { url: (_context: unknown, { uid }: { readonly uid: string }) => `/interaction/${uid}` },
       jwks: { keys: [key] },
+      renderError(context: { body: string }, out: unknown) {
+        context.body = `the provider failed: ${JSON.stringify(out)}`;
+      },
       pkce: { required: () => true },
       async loadExistingGrant({ oidc }: Context) {
         const grant = new oidc.provider.Grant({ accountId: oidc.session.accountId, clientId: oidc.client.clientId });

@@ -41,13 +41,15 @@ export interface SignInWorldOptions {
 export const startSignInWorld = async (t: TestContext, options: SignInWorldOptions = {}): Promise<SignInWorld> => {
   const provider = await startIdentityProvider({ accounts: ACCOUNTS, ...options.provider });
   t.after(() => provider.close());
+  // It answers before the gateway asks; the redirect URI is known when the gateway listens.
+  if (options.serve ?? true) provider.serve(['https://gateway.invalid/auth/callback']);
   const secretFile = join(await temporaryDirectory(t), 'client-secret');
   await writeFile(secretFile, `${provider.clientSecret}\n`, { mode: 0o600 });
   const signIn: SignInConfig = {
     issuer: provider.issuer,
     clientId: provider.clientId,
     clientSecretFile: options.provider?.authMethod === 'none' ? undefined : secretFile,
-    scopes: ['openid'],
+    scopes: ['openid', 'profile'],
     claims: { user: 'sub', name: 'name', organizations: 'groups' },
     switchPrompt: 'login',
     ca: undefined,
@@ -101,7 +103,10 @@ export interface TestVisitor {
   /** One request; redirects are not followed. */
   get(url: string, options?: { method?: string; headers?: Record<string, string>; payload?: string }): Promise<Visit>;
   /** From one address on over every redirect, at most 20. */
-  open(url: string, options?: { method?: string; headers?: Record<string, string>; payload?: string }): Promise<Visit[]>;
+  open(
+    url: string,
+    options?: { method?: string; headers?: Record<string, string>; payload?: string },
+  ): Promise<Visit[]>;
   /** Opens `url` and fills in the form of the provider. The last visit is where it ends. */
   signIn(url: string, name: string): Promise<Visit[]>;
 }
@@ -191,7 +196,7 @@ export const createVisitor = (world: Pick<SignInWorld, 'provider'>): TestVisitor
       const form = there.at(-1)!;
       const [, action = ''] = /action="([^"]+)"/.exec(form.body) ?? [];
       if (!form.url.startsWith(world.provider.issuer) || action === '') {
-        throw new Error(`no form of the provider, but ${form.status} at ${form.url}:\n${form.body.slice(0, 2_000)}`);
+        throw new Error(`no form of the provider, but ${form.status} at ${form.url}`);
       }
       const back = await open(new URL(action, form.url).href, {
         method: 'POST',

@@ -113,7 +113,7 @@ ${ports.length === 0 ? '<p class="none">No port is exposed.</p>' : `<ul class="p
 const renderOrganizations = (organizations: readonly string[]): string =>
   organizations.length === 0
     ? 'in no organization'
-    : `in ${organizations.map((organization) => escapeHtml(organization)).join(', ')}`;
+    : organizations.map((organization) => escapeHtml(organization)).join(', ');
 
 /** `hidden`: how many more there are than are shown. */
 export const landingPage = (
@@ -121,7 +121,7 @@ export const landingPage = (
   environments: readonly ListedEnvironment[],
   hidden: number,
 ): Page => {
-  const known = name === user ? '' : `${escapeHtml(user)}, `;
+  const known = name === user ? '' : `${escapeHtml(user)} · `;
   const header = `<header class="who"><div><h1>${escapeHtml(name)}</h1><p>${known}${renderOrganizations(organizations)}</p></div>
 <form method="post" action="${PATHS.signOut}"><button class="other">Sign out</button></form></header>`;
   const more = hidden === 0 ? '' : `<div class="empty"><p>${count(hidden, 'more is', 'more are')} not shown.</p></div>`;
