@@ -49,6 +49,22 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
   ['gateway/src/directory/', ['gateway base', 'shared']],
   ['gateway/src/tunnels/', ['gateway/src/directory/', 'gateway base', 'shared']],
   [
+    // Pages and routes around the sign-in: they look like the error pages, and are registered on a Fastify host.
+    'gateway/src/access/sign-in/',
+    [
+      'gateway/src/access/',
+      'gateway/src/edge/host-router.ts',
+      'gateway/src/edge/error-page.ts',
+      'gateway/src/edge/error-page-assets.ts',
+      'gateway/src/hosts/fastify-host.ts',
+      'gateway/src/proxy/exchange.ts',
+      'gateway/src/proxy/navigation.ts',
+      'gateway/src/tunnels/route.ts',
+      'gateway base',
+      'shared',
+    ],
+  ],
+  [
     'gateway/src/access/',
     [
       // What a request is: the types of it, and whether a person sees its answer as a page.
@@ -126,6 +142,7 @@ const OWNERS: readonly (readonly [module: RegExp, owner: RegExp])[] = [
   [/^@chainsafe\/libp2p-quic/, /^shared\/src\/transport\/quic[^/]*\.ts$/],
   [/^@fails-components\//, /^shared\/src\/transport\/webtransport[^/]*\.ts$/],
   [/^ws$/, /^shared\/src\/transport\/websocket[^/]*\.ts$/],
+  [/^openid-client$/, /^gateway\/src\/access\/sign-in\/provider\.ts$/],
   [/^prom-client$/, /^gateway\/src\/observability\//],
   [/^node:sqlite$/, /^gateway\/src\/directory\//],
   [/^tweetnacl$/, /^shared\/src\/identity\//],
