@@ -119,13 +119,11 @@ export interface GatewayConfig {
   /** Undefined: the cluster alone says who a runner is. */
   readonly authority: AuthorityConfig | undefined;
   readonly organizations: Readonly<Record<string, OrganizationPolicy>>;
-  /** Whose scripts may use a visitor's session at a port, beside those of its own environment. */
-  readonly cors: {
-    /** Ports of environments of the same creator. */
-    readonly sameCreator: boolean;
-    /** `https://app.example`, as browsers write it. */
-    readonly origins: readonly string[];
-  };
+  /**
+   * Whose scripts may use a visitor's session at a port, beside those of its own environment: origins as browsers write
+   * them (`https://app.example`), or {@link SAME_CREATOR}.
+   */
+  readonly cors: readonly string[];
   /** Of ports that are open to everyone. */
   readonly everyonePorts: {
     /** Visitors see whose it is before they see it. */
@@ -297,7 +295,8 @@ const signIn = z.strictObject({
   ca: z.string().min(1).optional(),
 });
 
-const SAME_CREATOR = 'same-creator';
+/** The ports of environments of the same creator. */
+export const SAME_CREATOR = 'same-creator';
 const corsEntry = text((value) => {
   if (value === SAME_CREATOR) return value;
   const origin = URL.canParse(value) ? new URL(value).origin : undefined;
@@ -406,7 +405,7 @@ const VARIABLES: readonly Variable[] = [
   { key: 'tls', kind: 'json' },
   { key: 'organizations', kind: 'json' },
   { key: 'cors', kind: 'list' },
-  { key: 'everyonePorts', kind: 'json' },
+  ...['interstitial', 'noindex'].map((name): Variable => ({ key: `everyonePorts.${name}`, kind: 'json' })),
   ...Object.keys(GATEWAY_LIMITS).map((name): Variable => ({ key: `limits.${name}`, kind: 'text' })),
 ];
 
@@ -545,10 +544,6 @@ export const parseGatewayConfig = (
       ...visitors,
       clientSecretFile: visitors.clientSecretFile && resolve(directory, visitors.clientSecretFile),
       ca: visitors.ca && resolve(directory, visitors.ca),
-    },
-    cors: {
-      sameCreator: data.cors.includes(SAME_CREATOR),
-      origins: data.cors.filter((entry) => entry !== SAME_CREATOR),
     },
     authority: other && { ...other, ca: other.ca && resolve(directory, other.ca) },
     limits: { ...GATEWAY_LIMITS, ...data.limits },

@@ -29,7 +29,7 @@ export const GATEWAY_ERRORS = {
     status: 401,
     title: 'This port is private',
     message:
-      'Port {port} is not open to everyone. Open its address in a browser of its own tab and sign in there, or send a token for it as "Authorization: Bearer …" or "X-Gitpod-Port-Token: …"; an operator makes one with: gateway token create --scope port --environment {environment} --port {port}.',
+      'Port {port} is not open to everyone. Open its address in a browser tab of its own and sign in there, or send a token for it as "Authorization: Bearer …" or "X-Gitpod-Port-Token: …"; an operator makes one with: gateway token create --scope port --environment {environment} --port {port}.',
   },
   port_token_required: {
     status: 401,

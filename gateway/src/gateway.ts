@@ -12,6 +12,7 @@ import { narrowedBy } from './access/admission.ts';
 import { createBlocks } from './access/blocks.ts';
 import { createInterstitial } from './access/interstitial.ts';
 import { createLogAccess } from './access/log-access.ts';
+import { originRules } from './access/origins.ts';
 import { createPortGate } from './access/port-gate.ts';
 import { createRevocations } from './access/revocations.ts';
 import { apexWithoutSignIn } from './access/sign-in/no-sign-in.ts';
@@ -135,6 +136,7 @@ const listenAll = async <T>(
 interface Parts {
   readonly directory: Directory;
   readonly membership: OwnMembership;
+  readonly other: OtherAuthority | undefined;
   readonly registry: TunnelRegistry;
   readonly acceptor: Acceptor;
   readonly edge: Edge;
@@ -179,7 +181,10 @@ const openOtherAuthority = async (
       : await readFile(authority.ca, 'utf8').catch((cause: unknown) => {
           throw new StartError('authority.ca', describeError(cause), { cause });
         });
-  return createOtherAuthority({ clock, log: deps.log }, authority, { ca });
+  const other = createOtherAuthority({ clock, log: deps.log }, authority, { ca });
+  // Its keys are there when the first runner comes; while it does not answer, everything else goes on.
+  other.trust(undefined).catch(() => undefined);
+  return other;
 };
 
 const loadKey = async (config: GatewayConfig): Promise<IdentityKey> => {
@@ -309,7 +314,7 @@ const makeParts = async (
     sessions: signIn?.portSessions,
     startSignIn: (exchange) => signIn?.portPages.startSignIn(exchange),
     blocks,
-    origins: config.cors,
+    origins: originRules(config.cors),
     interstitial,
     clock,
     log,
@@ -455,8 +460,9 @@ const start = async (
       token,
       notReady: () => notReady,
       impaired: () => {
-        const problem = parts.signIn?.problem();
-        return problem === undefined ? undefined : `nobody can sign in: ${problem}`;
+        const noSignIn = parts.signIn?.problem();
+        const problems = [noSignIn && `nobody can sign in: ${noSignIn}`, parts.other?.problem()];
+        return problems.filter((problem) => problem !== undefined).join('\n') || undefined;
       },
       metrics,
       status: () => ({

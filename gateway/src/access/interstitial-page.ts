@@ -47,6 +47,7 @@ export const renderInterstitial = (details: InterstitialDetails): string => {
     ['Opened by', details.creator],
     ['Organization', details.organization],
   ];
+  const shownBy = details.creator || details.organization ? 'whoever is named below' : 'somebody';
   const list = facts
     .filter((fact): fact is [string, string] => fact[1] !== undefined && fact[1] !== '')
     .map(([name, value]) => `<dt>${name}</dt><dd>${escapeHtml(value)}</dd>`)
@@ -65,7 +66,7 @@ export const renderInterstitial = (details: InterstitialDetails): string => {
 <div class="text">
 <div class="mark"><svg viewBox="0 0 24 24" aria-hidden="true"><path d="M2.5 12S6 5.5 12 5.5 21.5 12 21.5 12 18 18.5 12 18.5 2.5 12 2.5 12Z"/><circle cx="12" cy="12" r="2.8"/></svg></div>
 <h1>You are about to open somebody's development environment</h1>
-<p>Port ${details.port} of it is open to everyone. What it shows is made by the person named below, not by this gateway. Enter no password that you use anywhere else.</p>
+<p>Port ${details.port} of it is open to everyone. What it shows comes from ${shownBy}, not from this gateway. Enter no password that you use anywhere else.</p>
 <form method="post" action="${escapeHtml(details.action)}"><button type="submit">Go on</button></form>
 </div>
 <dl>${list}</dl>

@@ -12,6 +12,7 @@
  *
  * Listed are the port's own origin, the other ports of its environment, and what the configuration names.
  */
+import { SAME_CREATOR } from '../config.ts';
 import { isExposablePort, isId } from '../../../shared/src/hostname.ts';
 
 export interface FetchRequest {
@@ -31,6 +32,11 @@ export interface OriginRules {
   /** Exact origins, `https://app.example`. */
   readonly origins: readonly string[];
 }
+
+export const originRules = (configured: readonly string[]): OriginRules => ({
+  sameCreator: configured.includes(SAME_CREATOR),
+  origins: configured.filter((entry) => entry !== SAME_CREATOR),
+});
 
 /** `always` and `never` hold without a list; otherwise the origin has to be on it. */
 export type CookieVerdict = 'always' | 'never' | { readonly origin: string };
