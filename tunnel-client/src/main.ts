@@ -1,7 +1,10 @@
 #!/usr/bin/env node
 /** The process: its arguments, variables, signals and exit code. Nothing else touches them. */
 import process from 'node:process';
+import { growHeapSooner } from '../../shared/src/heap-growth.ts';
 import { runCli } from './cli/program.ts';
+
+growHeapSooner();
 
 const stop = new AbortController();
 const onSignal = (signal: NodeJS.Signals): void => {

@@ -7,8 +7,18 @@ import { loadConfig } from './context.ts';
 import type { CliWorld } from './context.ts';
 import { createHumanLog } from './human-log.ts';
 
+/** How long the last lines of the log are waited for, ms: a stuck sink keeps no gateway from ending. */
+const LAST_LINES_MS = 1_000;
+
 /** Lines go out in the background; the last ones are waited for. */
-const flush = (log: Logger): Promise<void> => new Promise((resolve) => log.flush(() => resolve()));
+const flush = (log: Logger): Promise<void> =>
+  new Promise((resolve) => {
+    const timer = setTimeout(resolve, LAST_LINES_MS);
+    log.flush(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
 
 const format = (addresses: readonly { readonly host: string; readonly port: number }[]): string[] =>
   addresses.map(({ host, port }) => formatHostPort(host, port));

@@ -37,6 +37,14 @@ const REDACT_PATHS: readonly string[] = SECRET_FIELDS.flatMap((field) =>
  */
 export const MAX_LOG_BUFFER_BYTES = 8 << 20;
 
+/**
+ * Bytes of lines that are written at once: under load a write for each few lines cost a tenth of the gateway's time.
+ * Fewer wait for {@link LOG_FLUSH_MS}, and go out when the process ends.
+ */
+const LOG_BATCH_BYTES = 8 << 10;
+/** ms that a line waits for others at most. */
+const LOG_FLUSH_MS = 200;
+
 export interface LogOptions {
   readonly level?: string;
   /** Where lines go; absent: stdout, asynchronously, bounded by {@link MAX_LOG_BUFFER_BYTES}. */
@@ -53,5 +61,12 @@ export const createLogger = (options: LogOptions = {}): Logger =>
       formatters: { level: (label) => ({ level: label }) },
       redact: { paths: [...REDACT_PATHS], censor: '[secret]' },
     },
-    options.destination ?? pino.destination({ dest: 1, sync: false, maxLength: MAX_LOG_BUFFER_BYTES }),
+    options.destination ??
+      pino.destination({
+        dest: 1,
+        sync: false,
+        minLength: LOG_BATCH_BYTES,
+        periodicFlush: LOG_FLUSH_MS,
+        maxLength: MAX_LOG_BUFFER_BYTES,
+      }),
   );
