@@ -12,7 +12,6 @@ import { narrowedBy } from './access/admission.ts';
 import { createBlocks } from './access/blocks.ts';
 import { createInterstitial } from './access/interstitial.ts';
 import { createLogAccess } from './access/log-access.ts';
-import { originRules } from './access/origins.ts';
 import { createPortGate } from './access/port-gate.ts';
 import { createRevocations } from './access/revocations.ts';
 import { apexWithoutSignIn } from './access/sign-in/no-sign-in.ts';
@@ -314,7 +313,7 @@ const makeParts = async (
     sessions: signIn?.portSessions,
     startSignIn: (exchange) => signIn?.portPages.startSignIn(exchange),
     blocks,
-    origins: originRules(config.cors),
+    origins: config.cors,
     interstitial,
     clock,
     log,
@@ -415,7 +414,7 @@ const makeParts = async (
     onRefused: (code) => metrics.refused(code),
   });
   closers.add('edge', () => edge.close());
-  return { directory, membership, registry, acceptor, edge, metrics, key, signIn };
+  return { directory, membership, other, registry, acceptor, edge, metrics, key, signIn };
 };
 
 /**

@@ -6,6 +6,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { systemClock } from '../../shared/src/clock.ts';
 import { parseKey } from '../../shared/src/identity/keys.ts';
 import { openEmbeddedDirectory } from '../../gateway/src/directory/embedded.ts';
+import { withoutSecrets } from '../../tunnel-client/src/cli/run.ts';
 import { checkStateVersion, STATE_VERSION } from '../../tunnel-client/src/state-version.ts';
 import { runProcess, startProcess, type Finished } from '../support/processes.ts';
 import { temporaryDirectory } from '../support/programs.ts';
@@ -64,7 +65,10 @@ describe('gateway key', { timeout: 60_000 }, () => {
       /^Key \S+ signs sessions and port cookies from now on\.\nThose made before are accepted/,
     );
     const authority = await place.gateway('key', 'rotate', 'authority');
-    assert.match(authority.stdout, /^Key \S+ is known to all from now on, and signs memberships from .* UTC\./);
+    assert.match(
+      authority.stdout,
+      /^Key \S+ is known to all from now on, and signs memberships from .* UTC\.\nThose of the key before it/,
+    );
     const after = await place.json<Ring[]>('key', 'list');
     assert.deepEqual(
       after.map(({ use, keys }) => [use, keys.map(({ status }) => status)]),
@@ -185,6 +189,13 @@ describe('tunnel-client key new', { timeout: 60_000 }, () => {
     assert.equal(again.code, 1);
     assert.equal(await readFile(file, 'utf8'), text);
   });
+});
+
+it('log commands see no secret of the tunnel client', () => {
+  const secrets = { TUNNEL_KEY: 'canary', TUNNEL_MEMBERSHIP: 'canary', TUNNEL_EXCHANGE_TOKEN: 'canary' };
+  const seen = withoutSecrets({ ...secrets, TUNNEL_KEY_FILE: '/k', PATH: '/bin' });
+  assert.doesNotMatch(JSON.stringify(seen), /canary/);
+  assert.equal(seen['PATH'], '/bin');
 });
 
 describe('a state directory', { timeout: 60_000 }, () => {

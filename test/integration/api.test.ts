@@ -371,7 +371,9 @@ describe('API', { timeout: 60_000 }, () => {
     const answer = await send('GET', GATEWAYS_PATH);
     assert.equal(answer.status, 200);
     assert.equal(answer.headers['cache-control'], 'no-store');
-    assert.deepEqual(gatewaysResponseSchema.parse(JSON.parse(answer.text)), { gateways: GATEWAYS });
+    const { issuer, trust } = await directory.authority();
+    assert.deepEqual(gatewaysResponseSchema.parse(JSON.parse(answer.text)), { gateways: GATEWAYS, issuer, trust });
+    assert.doesNotMatch(answer.text, /"d"/, 'public keys alone');
   });
 
   it('logs each refusal as a warning with runner and key, and never a token or signature', async () => {

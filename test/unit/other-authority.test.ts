@@ -83,9 +83,11 @@ describe('the keys of another authority', { timeout: 30_000 }, () => {
     const authority = open();
     const isUnavailable = (error: unknown): boolean => error instanceof RefusedError && error.code === 'unavailable';
     await assert.rejects(authority.trust('key-1'), isUnavailable);
+    assert.match(authority.problem() ?? '', /keys of https:\/\/id\.example cannot be fetched.*answered 503/);
     issuer.isAway = false;
     await clock.advance(UNKNOWN_ISSUER_KEY_MS);
     assert.deepEqual(await kids(authority, 'key-1'), ['key-1']);
+    assert.equal(authority.problem(), undefined);
   });
 
   it('come from nobody whose certificate is not trusted', async () => {

@@ -7,7 +7,7 @@ import { rootCertificates } from 'node:tls';
 import { Agent, request } from 'undici';
 import * as z from 'zod';
 import type { Clock } from '../../../shared/src/clock.ts';
-import { RefusedError } from '../../../shared/src/errors.ts';
+import { describeError, RefusedError } from '../../../shared/src/errors.ts';
 import type { JsonWebKeySet } from '../../../shared/src/identity/enrolment.ts';
 import type { AuthorityConfig } from '../config.ts';
 import type { Logger } from '../observability/log.ts';
@@ -36,6 +36,8 @@ export interface OtherAuthority {
   /** Nothing that the cluster itself signs for runners and visitors counts. */
   readonly only: boolean;
   readonly claims: AuthorityConfig['claims'];
+  /** Why its keys are not what they could be, for operators; undefined when nothing is known to be wrong. */
+  problem(): string | undefined;
   /** Keys among which `keyId` is, if the issuer has it. Rejects with RefusedError `unavailable` when none were ever fetched. */
   trust(keyId: string | undefined): Promise<JsonWebKeySet>;
   close(): Promise<void>;
@@ -53,6 +55,7 @@ export const createOtherAuthority = (
   let fetchedAt = -Infinity;
   let askedAt = -Infinity;
   let fetching: Promise<void> | undefined;
+  let problem: string | undefined;
 
   const read = async (): Promise<JsonWebKeySet> => {
     const { statusCode, body } = await request(config.jwksUri, {
@@ -77,10 +80,12 @@ export const createOtherAuthority = (
       .then((keys) => {
         if (!known) log.info({ issuer: config.issuer, keys: keys.keys.length }, 'the keys of the other authority');
         known = keys;
+        problem = undefined;
         fetchedAt = clock.monotonic();
       })
       .catch((error: unknown) => {
         if (closing.signal.aborted) return;
+        problem = `the keys of ${config.issuer} cannot be fetched from ${config.jwksUri}: ${describeError(error)}`;
         log.warn(
           { err: error, issuer: config.issuer, jwksUri: config.jwksUri, known: known !== undefined },
           'the keys of the other authority cannot be fetched',
@@ -98,6 +103,7 @@ export const createOtherAuthority = (
     audience: config.audience,
     only: config.only,
     claims: config.claims,
+    problem: () => problem,
     async trust(keyId) {
       // The first that asks waits; later ones have the keys of before while new ones are fetched.
       if (!known) await (fetching ?? (mayAsk() ? fetchKeys() : undefined));

@@ -81,7 +81,7 @@ const describeRotation = (name: KeyName, ring: KeyRing, isVoid: boolean): string
     const until =
       last === undefined || name === 'tickets'
         ? ''
-        : ` Those of the key before it are accepted until ${formatTime(last)}.`;
+        : `\nThose of the key before it are accepted until ${formatTime(last)}.`;
     return `Key ${pending.keyId} is known to all from now on, and signs ${signed} from ${formatTime(pending.signsFrom)}.${until}\n`;
   }
   const latest = ring.keys.find((key) => key.acceptedUntil !== undefined);

@@ -60,7 +60,12 @@ const readExchangeToken = async (config: ClientConfig, warn: (text: string) => v
 };
 
 /** What log commands get to see. */
-const withoutSecrets = (env: CliIo['env']): CliIo['env'] => ({ ...env, TUNNEL_EXCHANGE_TOKEN: undefined });
+export const withoutSecrets = (env: CliIo['env']): CliIo['env'] => ({
+  ...env,
+  TUNNEL_EXCHANGE_TOKEN: undefined,
+  TUNNEL_KEY: undefined,
+  TUNNEL_MEMBERSHIP: undefined,
+});
 
 const openInternal = async (client: RunnerClient, config: ClientConfig, log: Logger): Promise<InternalListener> => {
   const { internal } = config;
