@@ -170,7 +170,8 @@ export const describeError = (error: unknown): string => {
       break;
     }
     const inner = current instanceof AggregateError ? current.errors.map(describeError).join('; ') : current.message;
-    if (inner && !parts.includes(inner)) parts.push(inner);
+    // Many repeat what caused them.
+    if (inner && !parts.some((part) => part.includes(inner))) parts.push(inner);
     current = current.cause;
   }
   return parts.join(': ') || 'unknown error';

@@ -1,12 +1,15 @@
 /** The tunnel client as others get it: packed, installed into an empty project, run and imported there. */
 import assert from 'node:assert/strict';
-import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { lstat, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { runProcess, type Finished } from '../support/processes.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
+/** tunnel-client/README.md, with room for what minor releases of others bring. */
+const MAX_PACKAGES = 32;
+const MAX_INSTALLED_MIB = 16;
 /** Packing compiles, installing may ask the registry: ms. */
 const NPM_TIMEOUT_MS = 90_000;
 
@@ -84,6 +87,21 @@ test('the packed tunnel client runs and can be embedded in an empty project', as
       !modules.some((name) => ['fastify', 'prom-client', 'lru-cache', 'undici'].includes(name)),
       modules.join(),
     );
+  });
+
+  await t.test('it stays as small as its README says', async () => {
+    const lock = await readFile(join(directory, 'node_modules/.package-lock.json'), 'utf8');
+    const packages = Object.keys((JSON.parse(lock) as { packages: object }).packages);
+    const entries = await readdir(join(directory, 'node_modules'), { recursive: true });
+    const sizes = await Promise.all(
+      entries.map(async (entry) => {
+        const found = await lstat(join(directory, 'node_modules', entry));
+        return found.isFile() ? found.size : 0;
+      }),
+    );
+    const mib = sizes.reduce((sum, size) => sum + size, 0) / 2 ** 20;
+    assert.ok(packages.length <= MAX_PACKAGES, `${packages.length} packages: ${packages.join(' ')}`);
+    assert.ok(mib <= MAX_INSTALLED_MIB, `${mib.toFixed(1)} MiB`);
   });
 
   await t.test('npx tunnel-client --version tells the version of the package', async () => {

@@ -23,7 +23,7 @@ describe('without the QUIC package', () => {
     t.after(() => hidden.deregister());
     const upstream = await startUpstream((_request, response) => response.end('hello'));
     t.after(() => upstream.close());
-    const gateway = await startTestGateway({ config: { advertise: { quic: ['127.0.0.1:9'] } } });
+    const gateway = await startTestGateway({ config: { advertise: { quic: ['127.0.0.1:9'], tcp: [] } } });
     t.after(() => gateway.close());
     const line = gateway.lines.find(({ msg }) => msg === 'no tunnels over UDP');
     assert.match(String(line?.['reason']), MISSING);

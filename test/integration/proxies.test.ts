@@ -103,7 +103,7 @@ describe('through an HTTP proxy', () => {
       const error = await rejection(ask(outboundWith({ HTTPS_PROXY: `http://${credentials}${host}` })));
       assert.match(
         error.message,
-        /through the proxy http:\/\/proxy\.localhost:\d+ .*\(407\): put them into HTTPS_PROXY/,
+        /through the proxy http:\/\/proxy\.localhost:\d+ .*\(407\); put them into HTTPS_PROXY/,
       );
       assert.doesNotMatch(JSON.stringify([error.message, error.cause]), /wrong-secret/);
       assert.equal((error.cause as OutboundError).code, 'proxy_authentication');
@@ -115,7 +115,7 @@ describe('through an HTTP proxy', () => {
       rules: ['acl tunnels dstdomain .gateway.localhost', 'http_access deny tunnels'],
     });
     const error = await rejection(ask(outboundWith({ HTTPS_PROXY: squid.url })));
-    assert.match(error.message, /does not allow this connection \(403\): let it CONNECT there/);
+    assert.match(error.message, /does not allow this connection \(403\); let it CONNECT to this host/);
     assert.equal((error.cause as OutboundError).code, 'proxy_denied');
   });
 
@@ -187,7 +187,7 @@ describe('a runner behind an HTTP proxy, where UDP does not pass', { timeout: 12
   const body = randomBytes(3 << 20);
   before(async () => {
     // Nothing answers there.
-    gateway = await startTestGateway({ config: { advertise: { quic: ['127.0.0.1:9'] } } });
+    gateway = await startTestGateway({ config: { advertise: { quic: ['127.0.0.1:9'], tcp: [] } } });
     upstream = await startUpstream((_request, response) => response.end(body));
   });
   after(async () => {

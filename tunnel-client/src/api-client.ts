@@ -88,7 +88,7 @@ export const createApiClient = (deps: { clock: Clock; outbound: Outbound }, opti
 
   const unreachable = (path: string, error: unknown): UnreachableError => {
     const isOutbound = error instanceof OutboundError;
-    const reason = isOutbound ? error.reason : describeError(error);
+    const reason = isOutbound ? error.told : describeError(error);
     return new UnreachableError(`${url.origin}${path}${isOutbound ? error.way : ''}: ${reason}`, { cause: error });
   };
 

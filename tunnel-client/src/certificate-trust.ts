@@ -66,33 +66,40 @@ const day = (text: string | undefined): string => {
   return Number.isNaN(date.getTime()) ? 'an unknown time' : date.toISOString().slice(0, 16).replace('T', ' ');
 };
 
-/** `code` is OpenSSL's, as `authorizationError` has it; the advice goes on behind "its certificate". */
-export const certificateAdvice = (
-  code: string,
-  leaf: X509Certificate | undefined,
-): { code: CertificateFailure; advice: string } => {
+export interface CertificateFault {
+  readonly code: CertificateFailure;
+  /** Goes on behind "its certificate". */
+  readonly fault: string;
+  readonly advice: string;
+}
+
+/** `code` is OpenSSL's, as `authorizationError` has it. */
+export const certificateFault = (code: string, leaf: X509Certificate | undefined): CertificateFault => {
   const issuer = issuerOf(leaf) ?? 'nobody';
   switch (code) {
     case 'ERR_TLS_CERT_ALTNAME_INVALID': {
       const names = (leaf?.subjectAltName ?? '').replaceAll(/\p{C}/gu, '').slice(0, MAX_ISSUER_LENGTH);
-      return { code: 'wrong_name', advice: `is for another name (${names || 'none'}); check the URL` };
+      return { code: 'wrong_name', fault: `is for another name (${names || 'none'})`, advice: 'check the URL' };
     }
     case 'CERT_HAS_EXPIRED':
       return {
         code: 'not_in_time',
-        advice: `has expired (${day(leaf?.validTo)} UTC), or the clock of this machine is wrong`,
+        fault: `has expired (${day(leaf?.validTo)} UTC)`,
+        advice: 'renew it, or set the clock of this machine',
       };
     case 'CERT_NOT_YET_VALID':
       return {
         code: 'not_in_time',
-        advice: `is not valid yet (from ${day(leaf?.validFrom)} UTC), or the clock of this machine is wrong`,
+        fault: `is not valid yet (from ${day(leaf?.validFrom)} UTC)`,
+        advice: 'set the clock of this machine',
       };
     case 'DEPTH_ZERO_SELF_SIGNED_CERT':
-      return { code: 'untrusted', advice: `is self-signed (by ${issuer}); give it, or its root, with \`ca\`` };
+      return { code: 'untrusted', fault: `is self-signed (by ${issuer})`, advice: 'give it, or its root, with `ca`' };
     default:
       return {
         code: 'untrusted',
-        advice: `was issued by ${issuer}, which is not trusted here; give the certificate of that issuer with \`ca\``,
+        fault: `was issued by ${issuer}, which is not trusted here`,
+        advice: 'give the certificate of that issuer with `ca`',
       };
   }
 };

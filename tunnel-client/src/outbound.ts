@@ -10,7 +10,7 @@ import { connect as connectTls, createSecureContext, type SecureContext, type TL
 import type { Clock } from '../../shared/src/clock.ts';
 import { describeError } from '../../shared/src/errors.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
-import { certificateAdvice, issuerOf, trustedRoots } from './certificate-trust.ts';
+import { certificateFault, issuerOf, trustedRoots } from './certificate-trust.ts';
 import { interleaveFamilies, MAX_ADDRESSES, raceAttempts } from './happy-eyeballs.ts';
 import { needsAddresses, proxyFor, type ProxyServer, type ProxySettings } from './proxy-settings.ts';
 import { ResolveError, type Resolver } from './resolver.ts';
@@ -47,17 +47,32 @@ export class OutboundError extends Error {
   readonly code: OutboundFailure;
   /** What went wrong, without where. */
   readonly reason: string;
+  /** What a person can do; undefined where that is not known. */
+  readonly advice: string | undefined;
+  /** Both. */
+  readonly told: string;
   /** Addresses that were dialled, and the proxy, as they stand in messages; may be empty. */
   readonly way: string;
   /** Who issued the certificate that was not trusted. */
   readonly issuer: string | undefined;
   constructor(
     code: OutboundFailure,
-    details: { reason: string; target: string; way: string; issuer?: string | undefined; cause?: unknown },
+    details: {
+      reason: string;
+      advice?: string | undefined;
+      target: string;
+      way: string;
+      issuer?: string | undefined;
+      cause?: unknown;
+    },
   ) {
-    super(`${details.target}${details.way}: ${details.reason}`, { cause: details.cause });
+    const { reason, advice } = details;
+    const told = advice === undefined ? reason : `${reason}; ${advice}`;
+    super(`${details.target}${details.way}: ${told}`, { cause: details.cause });
     this.code = code;
-    this.reason = details.reason;
+    this.reason = reason;
+    this.advice = advice;
+    this.told = told;
     this.way = details.way;
     this.issuer = details.issuer;
   }
@@ -86,15 +101,16 @@ interface Attempt {
   tried: readonly string[];
 }
 
-const PROXY_ADVICE: Readonly<Record<number, { code: OutboundFailure; reason: string }>> = {
+const PROXY_ANSWERS: Readonly<Record<number, { code: OutboundFailure; reason: string; advice: string }>> = {
   407: {
     code: 'proxy_authentication',
-    reason:
-      'the proxy asks for a user name and password that it accepts (407): put them into HTTPS_PROXY, as in http://user:password@host:port',
+    reason: 'the proxy asks for a user name and password that it accepts (407)',
+    advice: 'put them into HTTPS_PROXY, as in http://user:password@host:port',
   },
   403: {
     code: 'proxy_denied',
-    reason: 'the proxy does not allow this connection (403): let it CONNECT there, or name the host in NO_PROXY',
+    reason: 'the proxy does not allow this connection (403)',
+    advice: 'let it CONNECT to this host and port, or name the host in NO_PROXY',
   },
 };
 
@@ -111,7 +127,7 @@ export const createOutbound = (
     { target, proxy, tried }: Attempt,
     code: OutboundFailure,
     reason: string,
-    more: { cause?: unknown; issuer?: string | undefined } = {},
+    more: { cause?: unknown; issuer?: string | undefined; advice?: string | undefined } = {},
   ): OutboundError => {
     const addresses = tried.length === 0 ? '' : ` (tried ${tried.join(', ')})`;
     const way = `${proxy ? ` through the proxy ${proxy.url}` : ''}${addresses}`;
@@ -148,7 +164,8 @@ export const createOutbound = (
     } catch (error) {
       if (signal.aborted) throw signal.reason;
       const code = attempt.proxy ? 'proxy_unreachable' : error instanceof ResolveError ? 'not_found' : 'unreachable';
-      throw failure(attempt, code, describeError(error), { cause: error });
+      const advice = attempt.proxy ? 'check host and port in HTTPS_PROXY, and that the proxy runs' : undefined;
+      throw failure(attempt, code, describeError(error), { cause: error, advice });
     }
   };
 
@@ -158,9 +175,8 @@ export const createOutbound = (
     const leaf = secure.getPeerX509Certificate();
     // A string, whatever the types say.
     const cause: unknown = secure.authorizationError;
-    const { code, advice } = certificateAdvice(typeof cause === 'string' ? cause : '', leaf);
-    const issuer = issuerOf(leaf);
-    return failure(attempt, code, `${peer} certificate ${advice}`, { cause, issuer });
+    const { code, fault, advice } = certificateFault(typeof cause === 'string' ? cause : '', leaf);
+    return failure(attempt, code, `${peer} certificate ${fault}`, { issuer: issuerOf(leaf), advice });
   };
 
   const startTls = (
@@ -193,9 +209,10 @@ export const createOutbound = (
       const onError = (cause: Error): void => {
         const isForeign = (cause as NodeJS.ErrnoException).code?.startsWith('ERR_SSL_') === true;
         const reason = isForeign
-          ? `what answers there does not speak TLS as expected (${cause.message}); check host and port`
+          ? `what answers there does not speak TLS as expected (${cause.message})`
           : `the TLS handshake was cut off (${describeError(cause)})`;
-        giveUp(failure(attempt, attempt.proxy && peer !== 'its' ? 'proxy_failed' : 'not_tls', reason, { cause }));
+        const code = attempt.proxy && peer !== 'its' ? 'proxy_failed' : 'not_tls';
+        giveUp(failure(attempt, code, reason, { cause, advice: 'check host and port' }));
       };
       const onSecure = (): void => {
         const refused = verified(attempt, secure, peer);
@@ -228,15 +245,18 @@ export const createOutbound = (
       };
       asked.once('error', (cause) => {
         if (signal.aborted) return giveUp(signal.reason as Error);
-        const reason = `the proxy gave no answer to CONNECT that HTTP knows (${describeError(cause)}); check its port`;
-        giveUp(failure(attempt, 'proxy_failed', reason, { cause }));
+        const reason = `the proxy gave no answer to CONNECT that HTTP knows (${describeError(cause)})`;
+        giveUp(
+          failure(attempt, 'proxy_failed', reason, { cause, advice: 'check host, port and scheme in HTTPS_PROXY' }),
+        );
       });
       const onAnswer = (status: number): void => {
-        const { code, reason } = PROXY_ADVICE[status] ?? {
+        const { code, reason, advice } = PROXY_ANSWERS[status] ?? {
           code: 'proxy_failed',
-          reason: `the proxy answered ${status} to CONNECT: it cannot reach the host, or allows no such port`,
+          reason: `the proxy answered ${status} to CONNECT`,
+          advice: 'its log says why: it may not reach the host, or allow port 443 only',
         };
-        giveUp(failure(attempt, code, reason));
+        giveUp(failure(attempt, code, reason, { advice }));
       };
       asked.once('response', ({ statusCode = 0 }) => onAnswer(statusCode));
       asked.once('connect', ({ statusCode = 0 }, _socket, head) => {

@@ -52,11 +52,11 @@ export const createCheckRun = (
       let finding: Finding;
       try {
         // Who does not heed the signal is not waited for.
+        const either = AbortSignal.any([signal, limit.signal]);
         finding = await Promise.race([
-          work(AbortSignal.any([signal, limit.signal])),
+          work(either),
           new Promise<never>((_, reject) => {
-            limit.signal.addEventListener('abort', () => reject(limit.signal.reason as Error), { once: true });
-            signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+            either.addEventListener('abort', () => reject(either.reason as Error), { once: true });
           }),
         ]);
       } catch (error) {

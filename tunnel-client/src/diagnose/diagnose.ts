@@ -6,10 +6,9 @@
  *     UDP to every address, TCP and TLS    at once, when it is known where the gateways are
  *     a leg over each transport            one after the other, so that they do not share the bandwidth
  */
-import { describeError } from '../../../shared/src/errors.ts';
 import { GATEWAYS_PATH, gatewaysResponseSchema } from '../../../shared/src/identity/enrolment.ts';
 import type { GatewayAddress } from '../../../shared/src/protocol/messages.ts';
-import { createApiClient, UnreachableError } from '../api-client.ts';
+import { createApiClient } from '../api-client.ts';
 import { createOutbound, OutboundError } from '../outbound.ts';
 import { NO_PROXY_SETTINGS } from '../proxy-settings.ts';
 import { createResolver } from '../resolver.ts';
@@ -28,7 +27,7 @@ import {
 import { checkTcp, checkUdp } from './gateway-checks.ts';
 import { checkLegs } from './leg-checks.ts';
 import { checkMembership, checkReceiveBuffer, describeClock, type Member } from './local-checks.ts';
-import { checkName, formatMs, outboundAdvice } from './network-checks.ts';
+import { checkName, formatMs, outboundFinding } from './network-checks.ts';
 import { type Diagnosis, failed, type Finding, judge, ok, skipped } from './report.ts';
 
 /** Limit of the API's client, and a little, ms. */
@@ -60,9 +59,15 @@ const checkFirst = async (
     } catch (error) {
       signal.throwIfAborted();
       const { cause } = error as Error;
-      const code = error instanceof UnreachableError && cause instanceof OutboundError ? cause.code : undefined;
-      const advice = outboundAdvice(code) ?? 'Check the URL of the gateway, and that it runs and is reached from here.';
-      return failed(describeError(code === undefined ? (error as Error).message : error), advice, { code });
+      const { reason, advice, data } = outboundFinding(
+        cause instanceof OutboundError ? cause : (error as Error).message,
+      );
+      const where = cause instanceof OutboundError ? `${url.origin}${cause.way}: ` : '';
+      return failed(
+        where + reason,
+        advice ?? 'Check the URL of the gateway, and that it runs and is reached from here.',
+        data,
+      );
     }
   };
   const tunnelHost = url.host.replace(/^api\./, 'tunnel.');

@@ -1,4 +1,5 @@
 /** UDP to every address of every gateway; TCP and TLS to the first one, through the proxy and direct. */
+import { isIP } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { GatewayAddress } from '../../../shared/src/protocol/messages.ts';
 import { formatHostPort, type HostPort, parseHostPort } from '../../../shared/src/transport/address.ts';
@@ -32,7 +33,7 @@ const quicAddresses = async (context: Context, gateways: readonly GatewayAddress
   const known = new Set([options.url.host, options.url.host.replace(/^api\./, 'tunnel.')]);
   const found = await Promise.all(
     targets.map(async ({ host, port }) => {
-      if (!known.has(host)) {
+      if (!known.has(host) && isIP(host) === 0) {
         known.add(host);
         await run.run({
           id: `name:${host}`,

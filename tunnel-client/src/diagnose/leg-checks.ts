@@ -1,6 +1,6 @@
 /** A leg over each transport, with a transfer. The legs stay on standby: no gateway sends anything over them. */
 import { randomBytes } from 'node:crypto';
-import { describeError, REFUSALS, RefusedError } from '../../../shared/src/errors.ts';
+import { REFUSALS, RefusedError } from '../../../shared/src/errors.ts';
 import { sign } from '../../../shared/src/identity/keys.ts';
 import type { GatewayAddress } from '../../../shared/src/protocol/messages.ts';
 import { createQuicDialer } from '../../../shared/src/transport/quic.ts';
@@ -11,7 +11,7 @@ import { type Transport, TRANSPORT_LABELS } from '../transport.ts';
 import { VERSION } from '../version.ts';
 import type { Context } from './context.ts';
 import type { Member } from './local-checks.ts';
-import { formatMs } from './network-checks.ts';
+import { formatMs, outboundFinding } from './network-checks.ts';
 import { failed, type Finding, ok } from './report.ts';
 import { transfer, TRANSFER_BYTES, TransferError } from './transfer.ts';
 
@@ -20,6 +20,9 @@ const LEG_LIMIT_MS = 30_000;
 
 const megabytes = (bytesPerSecond: number): string =>
   bytesPerSecond >= 1e7 ? `${Math.round(bytesPerSecond / 1e6)}` : (bytesPerSecond / 1e6).toFixed(1);
+
+/** Of the addresses that were tried, the first one is the gateway's own choice. */
+const firstOf = (error: unknown): unknown => (error instanceof AggregateError ? (error.errors[0] ?? error) : error);
 
 const checkLeg = async (
   { deps }: Context,
@@ -39,7 +42,7 @@ const checkLeg = async (
         : transport === 'quic'
           ? 'Follow the advice for UDP above.'
           : 'Follow the advice for TCP, ALPN and upgrades above.';
-    return failed(describeError(error), advice);
+    return failed(outboundFinding(firstOf(error)).reason, advice);
   }
   leg.attach({});
   try {

@@ -99,37 +99,22 @@ export const connectTls = async (
     };
   } catch (error) {
     options.signal.throwIfAborted();
-    const reason = error instanceof OutboundError ? error.reason : describeError(error);
-    const code = error instanceof OutboundError ? error.code : undefined;
-    return {
-      finding: failed(`${where}: ${reason}`, outboundAdvice(code) ?? options.advice, { code }),
-      socket: undefined,
-    };
+    const { reason, advice, data } = outboundFinding(error);
+    return { finding: failed(`${where}: ${reason}`, advice ?? options.advice, data), socket: undefined };
   }
 };
 
-export const outboundAdvice = (code: OutboundError['code'] | undefined): string | undefined => {
-  switch (code) {
-    case 'proxy_unreachable':
-      return 'Check the host and port in HTTPS_PROXY, and that the proxy runs.';
-    case 'proxy_authentication':
-      return 'Put a user name and password that the proxy accepts into HTTPS_PROXY: http://user:password@host:port.';
-    case 'proxy_denied':
-      return 'Let the proxy allow CONNECT to this host and port, or name the host in NO_PROXY.';
-    case 'proxy_failed':
-      return 'Check in the log of the proxy why it does not connect; it may allow port 443 only.';
-    case 'untrusted':
-      return 'Give the certificate of that issuer with the option `ca`, if it is one that you trust.';
-    case 'wrong_name':
-      return 'Check the URL; else the gateway needs a certificate for this name.';
-    case 'not_in_time':
-      return 'Set the clock of this machine, or renew the certificate.';
-    case 'not_tls':
-      return 'Check host and port: what answers there is no gateway.';
-    default:
-      return undefined;
-  }
+/** What a failed connection says of itself, in parts. */
+export const outboundFinding = (
+  error: unknown,
+): { reason: string; advice: string | undefined; data: Record<string, unknown> } => {
+  if (!(error instanceof OutboundError)) return { reason: describeError(error), advice: undefined, data: {} };
+  const { code, issuer, reason, advice } = error;
+  return { reason, advice: advice === undefined ? undefined : sentence(advice), data: { code, issuer } };
 };
+
+/** As a sentence. */
+const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 export const describeCertificate = (socket: TLSSocket, host: string, now: number): Finding => {
   const chain = chainOf(socket.getPeerX509Certificate());
@@ -187,7 +172,6 @@ export const checkUpgrade = async (
     const advice = isRefused
       ? `A proxy lets no upgrades pass: except ${host} from inspection, or let it pass the protocol "websocket".`
       : 'Follow the advice for TCP above.';
-    const reason = error instanceof OutboundError ? error.reason : describeError(error);
-    return failed(`${authority}: ${reason}`, advice);
+    return failed(`${authority}: ${outboundFinding(error).reason}`, advice);
   }
 };
