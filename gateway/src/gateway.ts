@@ -52,6 +52,8 @@ export interface GatewayDeps {
   readonly directory?: Directory;
   /** Absent: kept in `<stateDir>/gateway-key.json`. */
   readonly key?: IdentityKey;
+  /** Further gateways of the same domains, as runners are told of them. */
+  readonly otherGateways?: () => readonly GatewayAddress[];
   /** 0 to 1, for jitter. */
   readonly random?: () => number;
 }
@@ -257,6 +259,7 @@ const makeParts = async (
       quic: bound.quic.map(({ address }) => address),
       https: bound.https,
     }),
+    ...(deps.otherGateways?.() ?? []),
   ];
   const policy = (organization: string | undefined) =>
     organization === undefined ? undefined : config.organizations[organization];

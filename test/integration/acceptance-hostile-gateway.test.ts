@@ -103,11 +103,11 @@ describe('a hostile gateway', { timeout: 60_000 }, () => {
         })();
       },
     });
-    gateway = await startTestGateway({ config: { advertise: { quic: [`127.0.0.1:${quic.address.port}`] } } });
+    gateway = await startTestGateway({ config: { advertise: { quic: [`127.0.0.1:${quic.address.port}`], tcp: [] } } });
     other = await httpApplication((_request, response) => response.end('other'), '0.0.0.0');
     announced = await httpApplication((_request, response) => response.end('announced'));
     own = await httpApplication((_request, response) => response.end('own'), '0.0.0.0');
-    runner = await startTestRunner(gateway, { ownPorts: () => [own.port] });
+    runner = await startTestRunner(gateway, { ownPorts: () => [own.port], transport: 'quic' });
     runner.client.environments.set({ id: 'demo', ports: [{ port: announced.port, admission: 'everyone' }] });
     await until(() => legs.length > 0);
     leg = legs[0]!;

@@ -236,7 +236,7 @@ describe('two gateways with different keys behind one UDP address', { timeout: 6
       t,
       openEmbeddedDirectory({ clock }, { path: join(stateDir, 'directory.sqlite'), issuer: `https://api.${DOMAIN}` }),
     );
-    const config = { advertise: { quic: [`127.0.0.1:${balancer.port}`] } };
+    const config = { advertise: { quic: [`127.0.0.1:${balancer.port}`], tcp: [] } };
     const [left, right] = await Promise.all(
       [createKey(), createKey()].map((key) => during(t, startTestGateway({ directory, key, config, clock }))),
     );

@@ -6,6 +6,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock, type Clock } from '../../shared/src/clock.ts';
+import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
 import type { IdentityKey } from '../../shared/src/identity/keys.ts';
 import { parseGatewayConfig, type GatewayConfig } from '../../gateway/src/config.ts';
 import type { Directory } from '../../gateway/src/directory/directory.ts';
@@ -70,6 +71,7 @@ export interface GatewayOptions {
   readonly key?: IdentityKey;
   /** Shared with another gateway; absent: one of its own. */
   readonly directory?: Directory;
+  readonly otherGateways?: () => readonly GatewayAddress[];
   readonly httpsPort?: number;
   readonly quicPort?: number;
   readonly limits?: Partial<GatewayLimits>;
@@ -177,6 +179,7 @@ export const startTestGateway = async (options: GatewayOptions = {}): Promise<Te
       clock: options.clock ?? systemClock,
       ...(options.key ? { key: options.key } : {}),
       ...(options.directory ? { directory: options.directory } : {}),
+      ...(options.otherGateways ? { otherGateways: options.otherGateways } : {}),
     },
     { signal: new AbortController().signal },
   );

@@ -102,6 +102,31 @@ describe('configuration of the tunnel client', () => {
     assert.equal(other.environments[0]?.ports[0]?.admission, 'everyone');
   });
 
+  it('takes a gateway or a list of them, from file, variable and flag', () => {
+    const both = ['https://api.us01.example', 'https://api.eu01.example:8443'];
+    const list = parse(`gateway: [${both.join(', ')}]\nrunnerId: r\nreselectAfter: 10m\n`, {});
+    assert.deepEqual([list.gateway, list.gateways, list.reselectAfterMs], [both[0], both, 600_000]);
+    assert.deepEqual(parse(undefined, { ...FLAGS, gateway: both.join(', ') }).gateways, both);
+    assert.deepEqual(parse(undefined, { runner: 'r' }, { TUNNEL_GATEWAY: both.join(',') }).gateways, both);
+    const one = parse(undefined, FLAGS);
+    assert.deepEqual([one.gateway, one.gateways, one.reselectAfterMs], [FLAGS.gateway, [FLAGS.gateway], undefined]);
+    has(
+      problems('gateway: [https://api.a.test, "http://api.b.test"]\nrunnerId: r\n'),
+      'gateway[1]',
+      'https://api.b.test',
+    );
+    has(problems('gateway: []\nrunnerId: r\n'), 'gateway', 'names no gateway');
+  });
+
+  it('takes a transport, and names the choices where there is no such one', () => {
+    assert.equal(parse(undefined, FLAGS).transport, 'auto');
+    assert.equal(parse(undefined, { ...FLAGS, transport: 'websocket' }).transport, 'websocket');
+    assert.equal(parse(undefined, FLAGS, { TUNNEL_TRANSPORT: 'webtransport' }).transport, 'webtransport');
+    const all = 'must be one of auto, quic, webtransport, websocket';
+    has(problems(undefined, { ...FLAGS, transport: 'udp' }), '--transport', all);
+    has(problems('gateway: https://api.a.test\nrunnerId: r\ntransport: masque\n'), 'transport', all);
+  });
+
   it('lets variables win over the file, and flags over variables', () => {
     const env = {
       TUNNEL_RUNNER_ID: 'from-variable',

@@ -14,7 +14,9 @@ import { WEBSOCKET_LIMITS } from '../../shared/src/transport/websocket-limits.ts
 import { WEBTRANSPORT_LIMITS } from '../../shared/src/transport/webtransport-limits.ts';
 import { parseClientConfig } from '../../tunnel-client/src/config.ts';
 import { DIALER_LIMITS } from '../../tunnel-client/src/dialer.ts';
+import { BETTER_LIMITS } from '../../tunnel-client/src/better-transport.ts';
 import { SUPERVISOR_LIMITS } from '../../tunnel-client/src/supervisor.ts';
+import { RACE_LIMITS } from '../../tunnel-client/src/transport-race.ts';
 import { readNumericConstants } from '../support/numeric-constants.ts';
 import { readTables, type Table } from '../support/markdown.ts';
 
@@ -72,6 +74,8 @@ const TABLES: readonly object[] = [
   WEBTRANSPORT_LIMITS,
   WEBSOCKET_LIMITS,
   SUPERVISOR_LIMITS,
+  BETTER_LIMITS,
+  RACE_LIMITS,
   RECONNECT_BACKOFF,
   DIALER_LIMITS,
 ];
@@ -192,6 +196,7 @@ test("every variable of the gateway in docs/configuration.md is one, and sets it
     'listeners.internal': '127.0.0.1:1090',
     publicPort: '443',
     'advertise.quic': '192.0.2.1:4242',
+    'advertise.tcp': 'tunnel.gateway.example:443',
     'directory.type': 'embedded',
     organizations: '{"acme":{}}',
     cors: 'https://app.example',
@@ -234,6 +239,7 @@ test("docs/configuration.md has every key of the tunnel client's configuration, 
   assert.deepEqual(
     rows.map(([key]) => nameIn(key)).sort(),
     Object.keys(config)
+      .filter((key) => key !== 'gateways' && key !== 'proxy')
       .map((key) => key.replace(/Ms$/, ''))
       .sort(),
   );
@@ -242,11 +248,14 @@ test("docs/configuration.md has every key of the tunnel client's configuration, 
   assert.equal(written.get('internal'), formatHostPort(config.internal.host, config.internal.port));
   assert.equal(resolve('/', written.get('stateDir') ?? ''), config.stateDir);
   assert.equal(written.get('drainTimeout'), `${config.drainTimeoutMs / 1_000}s`);
+  assert.equal(written.get('transport'), config.transport);
   assert.equal(written.get('logLevel'), config.logLevel);
   assert.equal(written.get('logFormat'), config.logFormat);
 
   const samples: Readonly<Record<string, string>> = {
     gateway: 'https://api.other.example',
+    reselectAfter: '10m',
+    transport: 'quic',
     internal: 'unix:/run/x.sock',
     oauth: 'http://127.0.0.1:8081',
     drainTimeout: '1s',

@@ -18,18 +18,22 @@ import { UnreachableError } from './api-client.ts';
 import { createDialer, type Dialer } from './dialer.ts';
 import { parseCertificates } from './certificate-trust.ts';
 import { keyPath } from './enrolment-store.ts';
-import { parseGatewayUrl } from './gateway-url.ts';
+import { createGatewaySelection } from './gateway-selection.ts';
+import { createGatewaySessions, isServing, untilStreamsEnd } from './gateway-sessions.ts';
+import { type GatewayUrl, parseGatewayUrl } from './gateway-url.ts';
 import type { GivenMembership } from './given-membership.ts';
 import { announcementOf, type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
 import { createLogServer, type LogServer } from './log-server/log-server.ts';
 import { type Logger, silentLogger } from './logger.ts';
 import { callbackUrl, KNOWN_SCMS, parseOauthTarget } from './oauth-target.ts';
-import type { ProxySettings } from './proxy-settings.ts';
+import { NO_PROXY_SETTINGS, type ProxySettings } from './proxy-settings.ts';
+import { createOutbound } from './outbound.ts';
 import { createResolver } from './resolver.ts';
 import { checkStateVersion } from './state-version.ts';
-import { type Running, startRunner } from './runner.ts';
+import { startRunner } from './runner.ts';
 import {
   environmentStatus,
+  type GatewayStatus,
   type RunnerEvents,
   type RunnerProblem,
   type RunnerState,
@@ -48,8 +52,10 @@ export type * from './status.ts';
 export type { Transport, TransportChoice, TransportReason } from './transport.ts';
 
 export interface RunnerOptions {
-  /** `https://api.<domain>[:port]`. */
-  readonly gateway: string;
+  /** `https://api.<domain>[:port]`. Of a list, the one that is connected to fastest when the runner joins, and kept. */
+  readonly gateway: string | readonly string[];
+  /** With a list: without a leg for so long, ms, the gateways are measured again. Absent: only when asked to. */
+  readonly reselectAfterMs?: number;
   readonly runnerId: string;
   /** Needed once; afterwards the key in `stateDir` is enough. */
   readonly exchangeToken?: string;
@@ -89,6 +95,11 @@ export interface RunnerClient {
   on<E extends keyof RunnerEvents>(event: E, listener: (...args: RunnerEvents[E]) => void): void;
   off<E extends keyof RunnerEvents>(event: E, listener: (...args: RunnerEvents[E]) => void): void;
   status(): RunnerStatus;
+  /**
+   * Measures the gateways of a list again, and moves to the fastest. The legs stay until there is one at the new gateway;
+   * when none comes up there, it stays with the old one. Rejects with UnreachableError.
+   */
+  reselectGateway(options?: { signal?: AbortSignal }): Promise<GatewayStatus>;
   /** The URL of OAuth callbacks, to be registered with an SCM: it never changes for a runner. Throws RangeError. */
   callbackUrl(scm: string): string;
   /** Resolves when the first leg is up. Rejects when the client is closed, or with the signal's reason. */
@@ -138,15 +149,22 @@ const parseOwnKey = (text: string): IdentityKey => {
   }
 };
 
+/** Throws RangeError. */
+const parseGateways = (given: string | readonly string[]): readonly [GatewayUrl, ...GatewayUrl[]] => {
+  const [first, ...others] = (typeof given === 'string' ? [given] : given).map(parseGatewayUrl);
+  if (!first) throw new RangeError('`gateway` names no gateway');
+  return [first, ...others];
+};
+
 /** Throws RangeError or a ZodError at once when an option is wrong; everything later comes as `error` events. */
 export const connectRunner = (options: RunnerOptions): RunnerClient => {
-  const url = parseGatewayUrl(options.gateway);
+  const urls = parseGateways(options.gateway);
   if (!isId(options.runnerId)) throw new RangeError(`"${options.runnerId}" is not the id of a runner: ${ID_RULE}`);
   if (options.ca !== undefined) checkCa(options.ca);
   if (!TRANSPORT_CHOICES.includes(options.transport ?? 'auto')) {
     throw new RangeError(`"${options.transport}" is no transport: it is one of ${TRANSPORT_CHOICES.join(', ')}`);
   }
-  const ownKey = options.key === undefined ? undefined : parseOwnKey(options.key);
+  let key = options.key === undefined ? undefined : parseOwnKey(options.key);
   const clock = options.clock ?? systemClock;
   const log = options.logger ?? silentLogger;
   const emitter = new EventEmitter();
@@ -155,7 +173,6 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
   const resolver = createResolver({ clock });
   let state: RunnerState = 'joining';
   let problems: readonly RunnerProblem[] = [];
-  let running: Running | undefined;
   let refreshedAt = -Infinity;
   let closing: Promise<void> | undefined;
 
@@ -180,8 +197,8 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     emit('error', error, problem);
   };
   const updateState = (): void => {
-    const isUp = running?.supervisor.legs().some(({ state: each }) => each !== 'left' && each !== 'standby') ?? false;
-    setState(isUp ? 'online' : running?.enrolment.current() ? 'connecting' : 'joining');
+    const isUp = sessions.legs().some(isServing);
+    setState(isUp ? 'online' : sessions.current()?.enrolment.current() ? 'connecting' : 'joining');
   };
 
   const announcer = createAnnouncer({
@@ -231,6 +248,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
   environments.replaceAll(options.environments ?? []);
 
   const refreshGateways = (): void => {
+    const running = sessions.current();
     if (!running || clock.monotonic() - refreshedAt < REFRESH_INTERVAL_MS) return;
     refreshedAt = clock.monotonic();
     running.enrolment.refreshGateways({ signal: stopping.signal }).catch((error: unknown) => {
@@ -238,26 +256,38 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     });
   };
 
-  const start = async (): Promise<void> => {
-    await checkStateVersion(options.stateDir);
-    const key = ownKey ?? (await loadOrCreateKey(keyPath(options.stateDir)));
-    stopping.signal.throwIfAborted();
-    running = startRunner({
-      url,
-      options,
+  const outbound = createOutbound(
+    { clock, resolver },
+    { proxy: options.proxy ?? NO_PROXY_SETTINGS, ...(options.ca === undefined ? {} : { ca: options.ca }) },
+  );
+  const selection = createGatewaySelection(
+    { clock, random: Math.random, outbound, onError: report },
+    { urls, stateDir: options.stateDir },
+  );
+  const sessions = createGatewaySessions(
+    {
       clock,
       log,
-      key,
-      resolver,
-      announcer,
-      dialer,
-      logs,
-      emit,
+      selection,
       report,
-      updateState,
-      refreshGateways,
-    });
-    await running.enrolment.run({ signal: stopping.signal });
+      start: (url) => {
+        if (!key) throw new Error('there is no key yet');
+        const common = { clock, log, key, resolver, outbound, announcer, dialer, logs };
+        return startRunner({ url, options, ...common, emit, report, updateState, refreshGateways });
+      },
+    },
+    { reselectAfterMs: urls.length > 1 ? options.reselectAfterMs : undefined },
+  );
+  const gatewayStatus = (): GatewayStatus => ({
+    gateway: selection.current()?.origin,
+    measurements: selection.measurements(),
+  });
+
+  const start = async (): Promise<void> => {
+    await checkStateVersion(options.stateDir);
+    key ??= await loadOrCreateKey(keyPath(options.stateDir));
+    stopping.signal.throwIfAborted();
+    await sessions.run({ signal: stopping.signal });
   };
   // Timers and QUIC connections do not keep a process alive; a client that is not closed does.
   const alive = setInterval(() => undefined, MAX_INTERVAL_MS);
@@ -268,9 +298,9 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
   });
 
   const shutDown = async (drainMs: number): Promise<void> => {
-    const legs = (): Leg[] => running?.supervisor.legs().map(({ leg }) => leg) ?? [];
+    const legs = (): Leg[] => sessions.legs().map(({ leg }) => leg);
     stopping.abort(new DOMException('the client was closed', 'AbortError'));
-    running?.supervisor.stop();
+    sessions.stop();
     if (drainMs > 0 && legs().length > 0) {
       setState('draining');
       await drainLegs(clock, { dialer, logs }, legs, drainMs);
@@ -280,9 +310,14 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     dialer.abort();
     await logs.close();
     await starting;
-    running?.quic.close();
+    await sessions.close();
     clearInterval(alive);
     setState('closed');
+  };
+  const callbackUrlOf = (scm: string): string => {
+    const url = selection.current();
+    if (!url) throw new RangeError('no gateway is chosen yet, and the URL has its domain');
+    return callbackUrl(url, options.runnerId, scm);
   };
 
   return {
@@ -292,11 +327,11 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     status: () => ({
       state,
       runnerId: options.runnerId,
-      organization: running?.enrolment.current()?.membership.organization,
-      gateway: url.origin,
-      keyFingerprint: running ? keyFingerprint(running.key.publicKey) : undefined,
-      membershipExpiresAt: running?.enrolment.current()?.membership.expiresAt,
-      legs: (running?.supervisor.legs() ?? []).map(({ leg, gatewayId, reason, state: legState, upSince }) => ({
+      organization: sessions.current()?.enrolment.current()?.membership.organization,
+      ...gatewayStatus(),
+      keyFingerprint: key && keyFingerprint(key.publicKey),
+      membershipExpiresAt: sessions.current()?.enrolment.current()?.membership.expiresAt,
+      legs: sessions.legs().map(({ leg, gatewayId, reason, state: legState, upSince }) => ({
         id: leg.id,
         gatewayId,
         transport: leg.transport,
@@ -314,12 +349,16 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       streams: dialer.stats(),
       oauth: {
         target: options.oauth?.target,
-        callbackUrls: Object.fromEntries(KNOWN_SCMS.map((scm) => [scm, callbackUrl(url, options.runnerId, scm)])),
+        callbackUrls: selection.current() ? Object.fromEntries(KNOWN_SCMS.map((scm) => [scm, callbackUrlOf(scm)])) : {},
       },
-      ...(running?.bytes() ?? { bytesSent: 0, bytesReceived: 0 }),
+      ...sessions.bytes(),
       problems,
     }),
-    callbackUrl: (scm) => callbackUrl(url, options.runnerId, scm),
+    callbackUrl: callbackUrlOf,
+    reselectGateway: async ({ signal } = {}) => {
+      await sessions.reselect({ signal: signal ? AbortSignal.any([signal, stopping.signal]) : stopping.signal });
+      return gatewayStatus();
+    },
     ready: ({ signal } = {}) =>
       new Promise((resolve, reject) => {
         const finish = (act: () => void): void => {
@@ -359,7 +398,5 @@ const drainLegs = async (
   dialer.drain();
   // Who follows a log goes on elsewhere.
   logs.drain();
-  while (legs().some((leg) => leg.stats().openStreams > 0) && clock.monotonic() < end) {
-    await delay(clock, DRAIN_CHECK_MS, signal);
-  }
+  await untilStreamsEnd(clock, legs, end - clock.monotonic(), { signal, checkMs: DRAIN_CHECK_MS });
 };

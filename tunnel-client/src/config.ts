@@ -12,7 +12,7 @@ import { type EnvironmentSettings, parseEnvironments } from './environments.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
 import { parseOauthTarget } from './oauth-target.ts';
 import { proxySettingsOf, type ProxySettings } from './proxy-settings.ts';
-import { ConfigError, type Problem, suggest, zodProblems } from './problems.ts';
+import { ConfigError, formatPath, type Problem, suggest, zodProblems } from './problems.ts';
 import { TRANSPORT_CHOICES, type TransportChoice } from './transport.ts';
 
 export type InternalAddress =
@@ -23,7 +23,12 @@ export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
 export const LOG_FORMATS = ['auto', 'human', 'json'] as const;
 
 export interface ClientConfig {
+  /** The first of {@link gateways}. */
   readonly gateway: string;
+  /** Those to choose from; one is the rule. */
+  readonly gateways: readonly string[];
+  /** Undefined: gateways are measured again only when asked to. */
+  readonly reselectAfterMs: number | undefined;
   readonly runnerId: string;
   readonly exchangeToken: string | undefined;
   readonly exchangeTokenFile: string | undefined;
@@ -80,6 +85,8 @@ export interface ConfigSources {
 export const DEFAULT_INTERNAL = '127.0.0.1:9091';
 export const DEFAULT_STATE_DIR = './runner-state';
 const DEFAULT_DRAIN_TIMEOUT = '30s';
+/** Gateways to choose from: each is connected to three times. Beyond: a fault. */
+const MAX_GATEWAYS = 16;
 
 const UNITS_MS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
 const duration = z.string().transform((text, context) => {
@@ -115,8 +122,13 @@ const missing = (what: string) => (issue: { input?: unknown }) =>
 
 const settingsSchema = z.object({
   gateway: z
-    .string({ error: missing('the URL of the gateway, https://api.<domain>') })
-    .pipe(parsedBy((text) => parseGatewayUrl(text).origin)),
+    .array(
+      parsedBy((text) => parseGatewayUrl(text).origin),
+      { error: missing('the URL of the gateway, https://api.<domain>') },
+    )
+    .min(1, 'names no gateway')
+    .max(MAX_GATEWAYS, `names more than ${MAX_GATEWAYS} gateways`),
+  reselectAfter: duration.optional(),
   runnerId: z.string({ error: missing('the id that `gateway runner create` printed') }).refine(isId, ID_RULE),
   exchangeToken: z.string().min(1).optional(),
   exchangeTokenFile: z.string().min(1).optional(),
@@ -253,6 +265,12 @@ const mergeSettings = (sources: ConfigSources, file: FileContent): Settings => {
       names[`${key}.target`] = name;
       return;
     }
+    if (key === 'gateway' && typeof value === 'string') {
+      // A list in one word, as in variables of gateways.
+      values[key] = name === key ? [value] : value.split(',').map((each) => each.trim());
+      names[key] = name;
+      return;
+    }
     values[key] = PATH_KEYS.includes(key) && typeof value === 'string' ? resolve(base, value) : value;
     names[key] = name;
   };
@@ -305,12 +323,12 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
   // A file that cannot be read says nothing of what is missing.
   if (file.problems.length === 0) {
     for (const problem of settings.success ? [] : zodProblems(settings.error)) {
-      const name = names[problem.path] ?? problem.path;
-      problems.push({
-        path: name,
-        message: problem.message,
-        ...(name === problem.path ? lineAt(file, problem.parts) : {}),
-      });
+      // A gateway that stands alone is not spoken of as a list.
+      const isAlone = !Array.isArray(file.values['gateway']) || names['gateway'] !== 'gateway';
+      const parts = problem.parts[0] === 'gateway' && isAlone ? ['gateway'] : problem.parts;
+      const path = formatPath(parts);
+      const name = names[path] ?? path;
+      problems.push({ path: name, message: problem.message, ...(name === path ? lineAt(file, parts) : {}) });
     }
   }
   problems.push(...proxy.problems, ...flagged.problems, ...variable.problems);
@@ -330,6 +348,8 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
     throw new ConfigError(problems, sources.file ? { source: sources.file.path } : {});
   }
   const {
+    gateway,
+    reselectAfter,
     drainTimeout,
     exchangeToken,
     exchangeTokenFile,
@@ -344,6 +364,9 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
   const inFileCount = Array.isArray(inFile) ? inFile.length : 0;
   return deepFreeze({
     ...rest,
+    gateway: gateway[0] ?? '',
+    gateways: gateway,
+    reselectAfterMs: reselectAfter,
     exchangeToken,
     exchangeTokenFile,
     key,

@@ -4,6 +4,7 @@
  *     GET /livez /readyz /metrics         open
  *     GET PUT /environments               { "environments": [ … ] }; PUT replaces all of them
  *     GET /status                         what `status()` says
+ *     GET /gateway                        which gateway, and what was measured; POST /gateway/reselect measures again
  *     GET /events                         server-sent events: status, state, leg, environment, error
  *
  * All but the first line need the token of `<stateDir>/internal.token` or a Unix socket. An environment of the same
@@ -16,6 +17,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { type AddressInfo, connect } from 'node:net';
 import * as z from 'zod';
 import { isAuthorized } from '../../shared/src/identity/internal-token.ts';
+import { describeError } from '../../shared/src/errors.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
 import type { EnvironmentInput, RunnerClient } from './client.ts';
 import type { InternalAddress } from './config.ts';
@@ -24,6 +26,7 @@ import type { Logger } from './logger.ts';
 import { renderMetrics } from './metrics.ts';
 import { zodProblems } from './problems.ts';
 import { createEventStream } from './event-stream.ts';
+import type { GatewayStatus } from './status.ts';
 
 /** Largest body of a PUT, bytes: 1,000 environments of 4 KiB. Beyond it 413. */
 const MAX_BODY_BYTES = 4 << 20;
@@ -117,6 +120,24 @@ const putEnvironments = async (client: RunnerClient, request: IncomingMessage): 
   }
 };
 
+const METHODS: Readonly<Record<string, string>> = {
+  '/status': 'GET',
+  '/events': 'GET',
+  '/environments': 'GET, PUT',
+  '/gateway': 'GET',
+  '/gateway/reselect': 'POST',
+};
+
+const gatewayOf = ({ gateway, measurements }: GatewayStatus): GatewayStatus => ({ gateway, measurements });
+
+const reselect = async (client: RunnerClient): Promise<GatewayStatus> => {
+  try {
+    return await client.reselectGateway();
+  } catch (error) {
+    throw new HttpProblem(503, 'unreachable', describeError(error));
+  }
+};
+
 /** Listens, or throws the error of the listener (EADDRINUSE …). */
 export const listenInternal = async (
   deps: InternalListenerDeps,
@@ -161,13 +182,18 @@ export const listenInternal = async (
     }
     authorize(request);
     if (route === 'GET /status') return sendJson(response, 200, client.status());
+    if (route === 'GET /gateway') return sendJson(response, 200, gatewayOf(client.status()));
+    if (route === 'POST /gateway/reselect') {
+      return sendJson(response, 200, await reselect(client));
+    }
     if (route === 'GET /events') return events.subscribe(response);
     if (route === 'PUT /environments') await putEnvironments(client, request);
     if (path === '/environments' && (method === 'GET' || method === 'PUT')) {
       return sendJson(response, 200, { environments: client.status().environments });
     }
-    if (path === '/status' || path === '/events' || path === '/environments') {
-      response.setHeader('allow', path === '/environments' ? 'GET, PUT' : 'GET');
+    const allowed = METHODS[path ?? ''];
+    if (allowed !== undefined) {
+      response.setHeader('allow', allowed);
       throw new HttpProblem(405, 'method_not_allowed', 'this method is not allowed here');
     }
     throw new HttpProblem(404, 'not_found', 'there is nothing here');

@@ -17,8 +17,7 @@ import { createGivenEnrolment } from './given-membership.ts';
 import { createLegDialer } from './leg-dialer.ts';
 import type { LogServer } from './log-server/log-server.ts';
 import type { Logger } from './logger.ts';
-import { createOutbound } from './outbound.ts';
-import { NO_PROXY_SETTINGS } from './proxy-settings.ts';
+import type { Outbound } from './outbound.ts';
 import { createQuicConnector } from './quic-connector.ts';
 import type { Resolver } from './resolver.ts';
 import type { LegEvent, RunnerEvents } from './status.ts';
@@ -45,6 +44,7 @@ export interface RunnerContext {
   readonly log: Logger;
   readonly key: IdentityKey;
   readonly resolver: Resolver;
+  readonly outbound: Outbound;
   readonly announcer: Announcer;
   readonly dialer: Dialer;
   readonly logs: LogServer;
@@ -55,15 +55,11 @@ export interface RunnerContext {
 }
 
 export const startRunner = (context: RunnerContext): Running => {
-  const { url, options, clock, log, key, resolver, announcer, dialer, emit, report, updateState } = context;
+  const { url, options, clock, log, key, resolver, outbound, announcer, dialer, emit, report, updateState } = context;
   const agent =
     options.agent ?? `tunnel-client/${VERSION} node/${process.versions.node} ${process.platform}-${process.arch}`;
   let ended = { bytesSent: 0, bytesReceived: 0 };
   const quic = createQuicDialer({ key });
-  const outbound = createOutbound(
-    { clock, resolver },
-    { proxy: options.proxy ?? NO_PROXY_SETTINGS, ...(options.ca === undefined ? {} : { ca: options.ca }) },
-  );
   const api = createApiClient({ clock, outbound }, { url, userAgent: agent });
   const store = createEnrolmentStore({ stateDir: options.stateDir, gateway: url.origin, runnerId: options.runnerId });
   const { runnerId, exchangeToken, membership } = options;

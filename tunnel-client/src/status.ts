@@ -2,6 +2,7 @@ import type { EndedBy, LegCloseCode } from '../../shared/src/errors.ts';
 import type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
 import type { TransportName } from '../../shared/src/transport/connection.ts';
 import type { DialerStats } from './dialer.ts';
+import type { GatewayMeasurement } from './gateway-selection.ts';
 import type { LegState } from './supervised-legs.ts';
 import type { TransportReason } from './transport.ts';
 
@@ -51,11 +52,18 @@ export interface RunnerProblem {
   readonly retryInMs: number | undefined;
 }
 
-export interface RunnerStatus {
+/** Of the gateways in the configuration. */
+export interface GatewayStatus {
+  /** The one the runner belongs to; undefined until it is chosen from a list. */
+  readonly gateway: string | undefined;
+  /** What was measured when it was chosen; empty where there is only one. */
+  readonly measurements: readonly GatewayMeasurement[];
+}
+
+export interface RunnerStatus extends GatewayStatus {
   readonly state: RunnerState;
   readonly runnerId: string;
   readonly organization: string | undefined;
-  readonly gateway: string;
   readonly keyFingerprint: string | undefined;
   /** ms since the epoch. */
   readonly membershipExpiresAt: number | undefined;

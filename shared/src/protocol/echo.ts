@@ -1,6 +1,7 @@
 /** A round trip through the lanes of a leg: what goes to the target `echo` comes back, whichever side opens it. */
-import type { Clock } from '../clock.ts';
-import type { Leg } from './leg.ts';
+import { type Clock, delay } from '../clock.ts';
+import { StreamRefusedError } from '../errors.ts';
+import type { Leg, TunnelStream } from './leg.ts';
 import type { Target } from './target.ts';
 
 export const ECHO_TARGET: Target = {
@@ -14,32 +15,45 @@ export const ECHO_TARGET: Target = {
 };
 /** Enough that the answer is payload; its content does not matter. */
 export const ECHO_PAYLOAD = Buffer.from('echo');
+/** Until a stream is asked for again, ms: a new leg has no lane yet at the side that dialled, a full one no place. */
+const AGAIN_MS = 20;
 
-/**
- * The time until the answer, ms. Rejects when there is none within `timeoutMs`, with what ended the stream, or with the
- * signal's reason.
- */
-export const echo = (
-  leg: Leg,
-  deps: { readonly clock: Clock },
-  options: { readonly timeoutMs: number; readonly signal: AbortSignal },
-): Promise<number> =>
+const answerTo = (stream: TunnelStream, clock: Clock): Promise<number> =>
   new Promise((resolve, reject) => {
-    const { clock } = deps;
     const sentAt = clock.monotonic();
-    const stream = leg.openStream(ECHO_TARGET, { signal: options.signal });
-    const cancel = clock.timer(options.timeoutMs, () =>
-      stream.destroy(new Error(`no echo within ${options.timeoutMs} ms`)),
-    );
     stream.connected.catch(() => undefined);
     stream.once('error', reject);
-    stream.once('close', () => {
-      cancel();
-      reject(new Error('the echo ended without an answer'));
-    });
+    stream.once('close', () => reject(new Error('the echo ended without an answer')));
     stream.once('data', () => {
       resolve(clock.monotonic() - sentAt);
       stream.destroy();
     });
     stream.write(ECHO_PAYLOAD);
   });
+
+/**
+ * The time until the answer, ms. Rejects when there is none within `timeoutMs`, with what ended the stream or the leg, or
+ * with the signal's reason.
+ */
+export const echo = async (
+  leg: Leg,
+  deps: { readonly clock: Clock },
+  options: { readonly timeoutMs: number; readonly signal: AbortSignal },
+): Promise<number> => {
+  const { clock } = deps;
+  const limit = new AbortController();
+  const cancel = clock.timer(options.timeoutMs, () => limit.abort(new Error(`no echo within ${options.timeoutMs} ms`)));
+  const signal = AbortSignal.any([options.signal, limit.signal]);
+  try {
+    for (;;) {
+      try {
+        return await answerTo(leg.openStream(ECHO_TARGET, { signal }), clock);
+      } catch (error) {
+        if (!(error instanceof StreamRefusedError)) throw error;
+        await delay(clock, AGAIN_MS, signal);
+      }
+    }
+  } finally {
+    cancel();
+  }
+};

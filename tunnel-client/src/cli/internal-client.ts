@@ -23,7 +23,7 @@ const reachable = (host: string): string => (host === '0.0.0.0' ? '127.0.0.1' : 
 export const askInternal = async (
   path: string,
   endpoint: { internal: InternalAddress; stateDir: string },
-  options: { authorized: boolean; signal: AbortSignal },
+  options: { authorized: boolean; signal: AbortSignal; method?: 'GET' | 'POST'; timeoutMs?: number },
 ): Promise<InternalAnswer> => {
   const { internal, stateDir } = endpoint;
   const headers: Record<string, string> = {};
@@ -37,14 +37,14 @@ export const askInternal = async (
     });
     headers['authorization'] = `Bearer ${token}`;
   }
-  const signal = AbortSignal.any([options.signal, AbortSignal.timeout(ANSWER_TIMEOUT_MS)]);
+  const signal = AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs ?? ANSWER_TIMEOUT_MS)]);
   try {
     return await new Promise<InternalAnswer>((resolve, reject) => {
       const where =
         internal.kind === 'unix'
           ? { socketPath: internal.path }
           : { host: reachable(internal.host), port: internal.port };
-      const outgoing = request({ ...where, path, headers, agent: false, signal });
+      const outgoing = request({ ...where, method: options.method ?? 'GET', path, headers, agent: false, signal });
       outgoing.once('error', reject);
       outgoing.once('response', (response) => {
         const chunks: Buffer[] = [];

@@ -6,6 +6,7 @@ import { ConfigError } from '../problems.ts';
 import { TRANSPORT_CHOICES } from '../transport.ts';
 import { VERSION } from '../version.ts';
 import { diagnoseCommand } from './diagnose.ts';
+import { gatewayListCommand, gatewayReselectCommand } from './gateway.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { newKeyCommand } from './key.ts';
 import { runCommand } from './run.ts';
@@ -45,7 +46,10 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
   withEndpoint(
     program.command('run').description('connect, and stay connected until asked to end').copyInheritedSettings(program),
   )
-    .option('--gateway <url>', 'URL of the gateway: https://api.<domain>[:port]')
+    .option(
+      '--gateway <url>',
+      'URL of the gateway: https://api.<domain>[:port]; several with commas, the fastest is kept',
+    )
     .option('--runner <id>', 'id of the runner, from `gateway runner create`')
     .option('--exchange-token-file <file>', 'the exchange token; needed the first time')
     .option('--expose <port[:https]>', 'expose a port of this machine; may be repeated', collect)
@@ -106,6 +110,24 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
     .option('--transport <name>', `${TRANSPORT_CHOICES.join(', ')} (default: auto)`)
     .option('--json', 'as JSON')
     .action(act(diagnoseCommand));
+  const gateway = program
+    .command('gateway')
+    .description('the gateways of the configuration')
+    .copyInheritedSettings(program);
+  withEndpoint(gateway.command('list').description('measure each of them, now').copyInheritedSettings(program))
+    .option('--gateway <url>', 'URL of a gateway; several with commas')
+    .option('--runner <id>', 'id of the runner')
+    .option('--ca <file>', 'PEM certificate that is trusted beside those of the system')
+    .option('--json', 'as JSON')
+    .action(act(gatewayListCommand));
+  withEndpoint(
+    gateway
+      .command('reselect')
+      .description('have the running client measure again, and move to the fastest')
+      .copyInheritedSettings(program),
+  )
+    .option('--json', 'as JSON')
+    .action(act(gatewayReselectCommand));
 
   try {
     await program.parseAsync([...args], { from: 'user' });

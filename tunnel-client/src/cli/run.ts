@@ -141,7 +141,8 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
   const ca = config.ca === undefined ? undefined : await readCa(config.ca);
   let internal: InternalListener | undefined;
   const client = connectRunner({
-    gateway: config.gateway,
+    gateway: config.gateways,
+    ...(config.reselectAfterMs === undefined ? {} : { reselectAfterMs: config.reselectAfterMs }),
     runnerId: config.runnerId,
     stateDir: config.stateDir,
     environments: config.environments,
@@ -165,7 +166,7 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
     throw error;
   }
   say.info(
-    `tunnel-client ${VERSION}: runner ${config.runnerId}, gateway ${config.gateway}, internal ${internal.address}` +
+    `tunnel-client ${VERSION}: runner ${config.runnerId}, gateway ${config.gateways.join(' or ')}, internal ${internal.address}` +
       (config.proxy.server ? `, proxy ${config.proxy.server.url}` : ''),
   );
   const notice = closedPortNotice(config.environments);

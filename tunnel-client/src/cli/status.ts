@@ -4,6 +4,7 @@ import { DURATION_RULE, parseDuration } from '../../../shared/src/units.ts';
 import { parseClientEndpoint } from '../config.ts';
 import type { EnvironmentStatus, LegStatus, RunnerStatus } from '../status.ts';
 import { transportSentence } from '../transport.ts';
+import { renderGateways } from './gateway.ts';
 import { askInternal } from './internal-client.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
@@ -41,10 +42,11 @@ export const renderStatus = (status: RunnerStatus, now: number): string => {
     [
       `Runner      ${status.runnerId}${organization === undefined ? '' : ` (organization ${organization})`}`,
       `State       ${status.state}`,
-      `Gateway     ${status.gateway}`,
+      `Gateway     ${status.gateway ?? 'not chosen yet'}`,
       `Membership  ${expiresAt === undefined ? 'none' : `${formatDuration(expiresAt - now)} left`}`,
     ].join('\n'),
   ];
+  if (status.measurements.length > 0) sections.push(renderGateways(status).trimEnd());
   if (status.legs.length > 0) {
     const rows = status.legs.map((leg) => [
       leg.gatewayId,

@@ -1,0 +1,130 @@
+/** One leg over WebTransport for long: very many tunnel streams, bulk among them, and a download over a long path. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { echoing, type LegPair, makeLegs, never, serving, target, type MakePair } from '../support/legs.ts';
+import { startSlowTcp } from '../support/slow-tcp.ts';
+import { createWebTransportEnds } from '../support/tcp-pair.ts';
+
+const MIB = 1 << 20;
+const STREAMS = 200_000;
+const BULK_STREAMS = 30_000;
+const WARM_UP = 20_000;
+/** Streams at once. */
+const WORKERS = 64;
+/** A stream that has sent so much moves to a bulk lane here, bytes: sixteen times sooner than by default. */
+const BULK_AFTER_BYTES = 32 << 10;
+/** What a bulk stream carries each way, bytes. */
+const BULK_BYTES = 96 << 10;
+/** Of the heap and buffers after a collection: 100 bytes kept a stream would show as 20 MB. */
+const HEAP_GROWTH_BYTES = 4 * MIB;
+/** Of the process: what the allocator keeps in pieces. */
+const RSS_GROWTH_BYTES = 48 * MIB;
+
+const ROUND_TRIP_MS = 100;
+const DOWNLOAD_BYTES = 384 * MIB;
+const MIN_BYTES_PER_SECOND = 20e6;
+
+/** The test runner starts test files without flags. */
+const exposeGc = (): NodeJS.GCFunction => {
+  setFlagsFromString('--expose-gc');
+  return runInNewContext('gc') as NodeJS.GCFunction;
+};
+
+const pairOver =
+  (delayMs: number): MakePair =>
+  async () => {
+    const ends = await createWebTransportEnds();
+    const path = delayMs > 0 ? await startSlowTcp(ends.tls.port, delayMs) : undefined;
+    const pair = await ends.connect(ends.tls.connect(path ? { port: path.port } : {}));
+    return {
+      ...pair,
+      async close() {
+        await path?.close();
+        await ends.close();
+      },
+    };
+  };
+
+/** One stream that says `bytes` and takes them back, without keeping them. */
+const exchange = async ({ gateway }: LegPair, bytes: Buffer): Promise<void> => {
+  const stream = gateway.openStream(target(), { signal: never });
+  stream.end(bytes);
+  let got = 0;
+  for await (const chunk of stream) got += (chunk as Buffer).length;
+  assert.equal(got, bytes.length);
+};
+
+describe('a leg over WebTransport', () => {
+  it(`carries ${STREAMS} streams in a row, ${BULK_STREAMS} of them bulk, and keeps nothing of them`, async (t) => {
+    const gc = exposeGc();
+    const limits = { bulkAfterBytes: BULK_AFTER_BYTES };
+    const legs = await makeLegs(pairOver(0), { runnerHandlers: echoing, limits });
+    t.after(() => legs.close());
+    const small = Buffer.from('hello');
+    const bulk = Buffer.alloc(BULK_BYTES, 'bulk');
+    const every = Math.floor(STREAMS / BULK_STREAMS);
+    const run = async (count: number): Promise<number> => {
+      let begun = 0;
+      let bulks = 0;
+      const work = async (): Promise<void> => {
+        while (begun < count) {
+          begun += 1;
+          const isBulk = begun % every === 0 && bulks < BULK_STREAMS;
+          if (isBulk) bulks += 1;
+          await exchange(legs, isBulk ? bulk : small);
+        }
+      };
+      await Promise.all(Array.from({ length: WORKERS }, work));
+      return bulks;
+    };
+    const memory = async (): Promise<NodeJS.MemoryUsage> => {
+      for (let round = 0; round < 3; round++) {
+        await gc({ type: 'major', execution: 'async' });
+        await delay(100);
+      }
+      return process.memoryUsage();
+    };
+    await run(WARM_UP);
+    const before = await memory();
+    assert.equal(await run(STREAMS), BULK_STREAMS);
+    const after = await memory();
+    const heap = after.heapUsed + after.arrayBuffers - before.heapUsed - before.arrayBuffers;
+    const rss = after.rss - before.rss;
+    t.diagnostic(
+      `heap and buffers grew by ${(heap / MIB).toFixed(1)} MiB, the process by ${(rss / MIB).toFixed(1)} MiB`,
+    );
+    assert.equal(legs.gateway.stats().openStreams + legs.runner.stats().openStreams, 0);
+    assert.ok(heap <= HEAP_GROWTH_BYTES, `${heap} bytes stay behind`);
+    assert.ok(rss <= RSS_GROWTH_BYTES, `the process has grown by ${rss} bytes`);
+  });
+
+  it(`downloads at ${MIN_BYTES_PER_SECOND / 1e6} MB/s and more where a round trip takes ${ROUND_TRIP_MS} ms`, async (t) => {
+    const chunk = Buffer.alloc(MIB, 'x');
+    const legs = await makeLegs(pairOver(ROUND_TRIP_MS / 2), {
+      runnerHandlers: serving((stream) => {
+        let left = DOWNLOAD_BYTES;
+        const send = (): void => {
+          while (left > 0) {
+            left -= chunk.length;
+            if (!stream.write(chunk)) return void stream.once('drain', send);
+          }
+          stream.end();
+        };
+        send();
+      }),
+    });
+    t.after(() => legs.close());
+    const startedAt = performance.now();
+    const stream = legs.gateway.openStream(target(), { signal: never });
+    stream.end();
+    let got = 0;
+    for await (const part of stream) got += (part as Buffer).length;
+    const bytesPerSecond = got / ((performance.now() - startedAt) / 1_000);
+    t.diagnostic(`${(bytesPerSecond / 1e6).toFixed(1)} MB/s`);
+    assert.equal(got, DOWNLOAD_BYTES);
+    assert.ok(bytesPerSecond >= MIN_BYTES_PER_SECOND, `${(bytesPerSecond / 1e6).toFixed(1)} MB/s`);
+  });
+});
