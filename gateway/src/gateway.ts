@@ -12,6 +12,7 @@ import { narrowedBy } from './access/admission.ts';
 import { createBlocks } from './access/blocks.ts';
 import { createInterstitial } from './access/interstitial.ts';
 import { createLogAccess } from './access/log-access.ts';
+import { originRules } from './access/origins.ts';
 import { createPortGate } from './access/port-gate.ts';
 import { createRevocations } from './access/revocations.ts';
 import { apexWithoutSignIn } from './access/sign-in/no-sign-in.ts';
@@ -316,7 +317,7 @@ const makeParts = async (
     sessions: signIn?.portSessions,
     startSignIn: (exchange) => signIn?.portPages.startSignIn(exchange),
     blocks,
-    origins: config.cors,
+    origins: originRules(config.cors),
     interstitial,
     clock,
     log,
