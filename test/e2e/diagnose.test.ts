@@ -10,7 +10,7 @@ import {
   temporaryDirectory,
   type GatewayProgram,
 } from '../support/programs.ts';
-import { startUpstream } from '../support/runner.ts';
+import { startUpstream, until } from '../support/runner.ts';
 
 const MAIN = join(import.meta.dirname, '../../tunnel-client/src/main.ts');
 const TIMEOUT_MS = 60_000;
@@ -74,7 +74,7 @@ describe('tunnel-client diagnose', () => {
     assert.equal(typeof find(found, 'leg:quic').data?.['loss'], 'number');
     assert.equal(client.output(), before, 'the running client had no problem, and lost no leg');
     // Its legs were on standby, and none was the running client's.
-    assert.equal(legLines() - downBefore, 3);
+    await until(() => legLines() - downBefore === 3);
     assert.equal((gateway.process.output().match(/"agent":"tunnel-client\/[^"]* diagnose"/g) ?? []).length > 0, true);
 
     const table = await run(['diagnose', '--config', config]);
@@ -114,7 +114,7 @@ describe('tunnel-client diagnose', () => {
       },
     );
     assert.match(find(untrusted, 'api').result, /its certificate is self-signed/);
-    assert.match(find(untrusted, 'api').advice ?? '', /option `ca`/);
+    assert.match(find(untrusted, 'api').advice ?? '', /with `ca`/);
 
     const nobody = await diagnose(
       [

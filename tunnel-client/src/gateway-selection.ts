@@ -97,6 +97,15 @@ export const fastestOf = (measurements: readonly GatewayMeasurement[]): GatewayM
     .filter(({ connectMs }) => connectMs !== undefined)
     .sort((a, b) => (a.connectMs ?? 0) - (b.connectMs ?? 0))[0];
 
+/** What was chosen before; undefined when nothing was, or nothing that can be read: it is measured again. */
+export const readSelection = async (stateDir: string): Promise<z.output<typeof storedSchema> | undefined> => {
+  try {
+    return storedSchema.parse(JSON.parse(await readFile(join(stateDir, FILE), 'utf8')));
+  } catch {
+    return undefined;
+  }
+};
+
 export const createGatewaySelection = (
   deps: SelectionDeps,
   options: { readonly urls: readonly [GatewayUrl, ...GatewayUrl[]]; readonly stateDir: string },
@@ -107,15 +116,10 @@ export const createGatewaySelection = (
   let measurements: readonly GatewayMeasurement[] = [];
 
   const load = async (): Promise<void> => {
-    const text = await readFile(path, 'utf8').catch(() => undefined);
-    if (text === undefined) return;
-    try {
-      const stored = storedSchema.parse(JSON.parse(text));
-      current = urls.find(({ origin }) => origin === stored.gateway);
-      measurements = stored.measurements.map(({ gateway, connectMs, problem }) => ({ gateway, connectMs, problem }));
-    } catch {
-      // As good as none: it is measured again.
-    }
+    const stored = await readSelection(options.stateDir);
+    if (!stored) return;
+    current = urls.find(({ origin }) => origin === stored.gateway);
+    measurements = stored.measurements.map(({ gateway, connectMs, problem }) => ({ gateway, connectMs, problem }));
   };
 
   const keep = async (url: GatewayUrl): Promise<void> => {

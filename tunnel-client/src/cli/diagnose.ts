@@ -7,7 +7,7 @@ import { parseGatewayUrl } from '../gateway-url.ts';
 import type { RunnerStatus } from '../status.ts';
 import { askInternal } from './internal-client.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
-import { readCa } from './run.ts';
+import { membershipOf, readCa, readKeyFile } from './run.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
 
 /** Terminals are at least as wide, characters. */
@@ -92,9 +92,11 @@ export const diagnoseCommand = async (flags: ConfigFlagsWithFile & { json?: bool
       ...(isWatched ? { onProgress: showProgress(io) } : {}),
     },
     {
-      url: parseGatewayUrl(config.gateway),
+      urls: config.gateways.map(parseGatewayUrl),
       runnerId: config.runnerId,
       stateDir: config.stateDir,
+      key: config.keyFile === undefined ? config.key : await readKeyFile(config.keyFile),
+      membership: membershipOf(config),
       ca,
       proxy: config.proxy,
       transport: config.transport,

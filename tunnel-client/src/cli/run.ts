@@ -104,12 +104,12 @@ const followFile = (
     file,
   );
 
-const readKeyFile = (path: string): Promise<string> =>
+export const readKeyFile = (path: string): Promise<string> =>
   readFile(path, 'utf8').catch((error: unknown) => {
     throw new ConfigError([{ path: 'keyFile', message: `${path} cannot be read: ${describeError(error)}` }]);
   });
 
-const membershipOf = ({ membership, membershipFile }: ClientConfig): GivenMembership | undefined => {
+export const membershipOf = ({ membership, membershipFile }: ClientConfig): GivenMembership | undefined => {
   if (membershipFile !== undefined) return { file: membershipFile };
   return membership === undefined ? undefined : { token: membership };
 };

@@ -1,6 +1,7 @@
 /** What all steps of a diagnosis share. */
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { HostPort } from '../../../shared/src/transport/address.ts';
+import type { GivenMembership } from '../given-membership.ts';
 import type { GatewayUrl } from '../gateway-url.ts';
 import type { Outbound } from '../outbound.ts';
 import type { ProxySettings } from '../proxy-settings.ts';
@@ -24,9 +25,14 @@ export interface DiagnoseDeps {
 }
 
 export interface DiagnoseOptions {
-  readonly url: GatewayUrl;
+  /** All that are configured; of several the one that is kept, else the fastest, is looked at. */
+  readonly urls: readonly GatewayUrl[];
   readonly runnerId: string;
   readonly stateDir: string;
+  /** The private key as a JWK; absent: that of the state directory. */
+  readonly key: string | undefined;
+  /** From another authority. */
+  readonly membership: GivenMembership | undefined;
   readonly ca: string | undefined;
   readonly proxy: ProxySettings;
   readonly transport: TransportChoice;
@@ -36,6 +42,8 @@ export interface DiagnoseOptions {
 
 /** `direct` goes past the proxy. */
 export interface Context {
+  /** The gateway that is looked at. */
+  readonly url: GatewayUrl;
   readonly deps: DiagnoseDeps;
   readonly options: DiagnoseOptions;
   readonly run: CheckRun;

@@ -10,6 +10,8 @@ import { GATEWAYS_PATH, gatewaysResponseSchema } from '../../../shared/src/ident
 import type { GatewayAddress } from '../../../shared/src/protocol/messages.ts';
 import { createApiClient } from '../api-client.ts';
 import { createOutbound, OutboundError } from '../outbound.ts';
+import { measureGateways, readSelection } from '../gateway-selection.ts';
+import type { GatewayUrl } from '../gateway-url.ts';
 import { NO_PROXY_SETTINGS } from '../proxy-settings.ts';
 import { createResolver } from '../resolver.ts';
 import { type Transport, TRANSPORT_LABELS, type TransportChoice, TRANSPORTS } from '../transport.ts';
@@ -28,10 +30,53 @@ import { checkTcp, checkUdp } from './gateway-checks.ts';
 import { checkLegs } from './leg-checks.ts';
 import { checkMembership, checkReceiveBuffer, describeClock, type Member } from './local-checks.ts';
 import { checkName, formatMs, outboundFinding } from './network-checks.ts';
-import { type Diagnosis, failed, type Finding, judge, ok, skipped } from './report.ts';
+import { type Diagnosis, failed, type Finding, judge, ok, skipped, warning } from './report.ts';
 
+/** Three connections of 5 s each, ms. */
+const MEASURE_LIMIT_MS = 16_000;
 /** Limit of the API's client, and a little, ms. */
 const API_LIMIT_MS = 11_000;
+
+/** Of several gateways: how long a connection to each takes, and which one the client belongs to. */
+const chooseGateway = async ({
+  deps,
+  options,
+  run,
+  outbound,
+}: Pick<Context, 'deps' | 'options' | 'run' | 'outbound'>): Promise<GatewayUrl> => {
+  const { urls, stateDir } = options;
+  const [first] = urls;
+  if (!first) throw new RangeError('no gateway is configured');
+  if (urls.length === 1) return first;
+  const kept = await readSelection(stateDir);
+  const measured = await Promise.all(
+    urls.map(async (url) => {
+      const { data } = await run.run({
+        id: `gateway:${url.origin}`,
+        name: 'Gateway',
+        limitMs: MEASURE_LIMIT_MS,
+        advice: 'Check the URL, and that the gateway runs and is reached from here.',
+        work: async (signal) => {
+          const [measurement] = await measureGateways({ clock: deps.clock, outbound }, [url], { signal });
+          const isKept = kept?.gateway === url.origin;
+          const { connectMs, problem } = measurement ?? { connectMs: undefined, problem: 'no answer' };
+          if (connectMs !== undefined) {
+            return ok(`${url.origin}: connected in ${formatMs(connectMs)}${isKept ? '; the one in use' : ''}`, {
+              connectMs,
+              isKept,
+            });
+          }
+          const result = `${url.origin}: ${problem ?? 'no answer'}${isKept ? '; the one in use' : ''}`;
+          if (!isKept) return warning(result, 'None needed while another gateway is in use.');
+          return failed(result, 'Bring it back, or move to another one: tunnel-client gateway reselect.');
+        },
+      });
+      return { url, isKept: kept?.gateway === url.origin, connectMs: Number(data?.['connectMs'] ?? Infinity) };
+    }),
+  );
+  const fastest = measured.toSorted((a, b) => a.connectMs - b.connectMs)[0];
+  return (measured.find(({ isKept }) => isKept) ?? fastest)?.url ?? first;
+};
 
 /** Membership, API and what else needs no knowledge of the gateways. */
 const checkFirst = async (
@@ -39,7 +84,7 @@ const checkFirst = async (
 ): Promise<{ member: Member | undefined; gateways: readonly GatewayAddress[] }> => {
   const { deps, options, run, resolver, outbound } = context;
   const { clock } = deps;
-  const { url } = options;
+  const { url } = context;
   let member: Member | undefined;
   let gateways: readonly GatewayAddress[] = [];
   let clockFinding = skipped('the API gave no answer');
@@ -90,7 +135,7 @@ const checkFirst = async (
       limitMs: API_LIMIT_MS,
       advice: 'See the check of the API.',
       work: async (signal) => {
-        const checked = await checkMembership({ clock, api }, { ...options, signal });
+        const checked = await checkMembership({ clock, api }, { ...options, url, signal });
         ({ member } = checked);
         return checked.finding;
       },
@@ -148,13 +193,16 @@ export const diagnose = async (
   const resolver = createResolver({ clock });
   const ca = options.ca === undefined ? {} : { ca: options.ca };
   const run = createCheckRun(deps, { signal });
+  const outbound = createOutbound({ clock, resolver }, { proxy: options.proxy, ...ca });
+  const url = await chooseGateway({ deps, options, run, outbound });
   const context: Context = {
     deps,
     options,
+    url,
     run,
     resolver,
     signal,
-    outbound: createOutbound({ clock, resolver }, { proxy: options.proxy, ...ca }),
+    outbound,
     direct: createOutbound({ clock, resolver }, { proxy: NO_PROXY_SETTINGS, ...ca }),
   };
   const transports = options.transport === 'auto' ? TRANSPORTS : [options.transport];
@@ -171,7 +219,7 @@ export const diagnose = async (
   });
   const checks = judge(run.results(), transport);
   return {
-    gateway: options.url.origin,
+    gateway: url.origin,
     runnerId: options.runnerId,
     transport,
     ok: checks.every(({ state }) => state !== 'failed'),

@@ -28,9 +28,9 @@ const TCP_PORTS: readonly number[] = [8443, 443];
 const quicAddresses = async (context: Context, gateways: readonly GatewayAddress[]): Promise<HostPort[]> => {
   const { options, run, resolver, signal } = context;
   const listed = gateways.flatMap(({ quic }) => quic);
-  const texts = listed.length > 0 ? listed : [formatHostPort(options.url.host, QUIC_PORT)];
+  const texts = listed.length > 0 ? listed : [formatHostPort(context.url.host, QUIC_PORT)];
   const targets = [...new Set(texts)].slice(0, MAX_ADDRESSES).map(parseHostPort);
-  const known = new Set([options.url.host, options.url.host.replace(/^api\./, 'tunnel.')]);
+  const known = new Set([context.url.host, context.url.host.replace(/^api\./, 'tunnel.')]);
   const found = await Promise.all(
     targets.map(async ({ host, port }) => {
       if (!known.has(host) && isIP(host) === 0) {
@@ -80,7 +80,7 @@ const tcpCandidates = (gateways: readonly GatewayAddress[], url: GatewayUrl): Ho
 
 export const checkTcp = async (context: Context, gateways: readonly GatewayAddress[]): Promise<void> => {
   const { deps, options, run, outbound, direct } = context;
-  const named = new Set(tcpTargets(gateways[0] ?? {}, options.url).map(({ host, port }) => formatHostPort(host, port)));
+  const named = new Set(tcpTargets(gateways[0] ?? {}, context.url).map(({ host, port }) => formatHostPort(host, port)));
   const open: { target: HostPort; socket: TLSSocket }[] = [];
   const check = (target: HostPort, way: Outbound, label: string): Promise<unknown> => {
     const where = formatHostPort(target.host, target.port);
@@ -102,7 +102,7 @@ export const checkTcp = async (context: Context, gateways: readonly GatewayAddre
     });
   };
   await Promise.all(
-    tcpCandidates(gateways, options.url).map(async (target) => {
+    tcpCandidates(gateways, context.url).map(async (target) => {
       const proxy = await proxyOf(context, target);
       if (proxy === undefined) return check(target, outbound, '');
       return Promise.all([check(target, outbound, 'by proxy'), check(target, direct, 'direct')]);

@@ -84,8 +84,8 @@ export const checkLegs = async (
     sign: (message) => sign(key, message),
     connectors: {
       quic: createQuicConnector({ clock, resolver, dialer }),
-      webtransport: createTcpConnector({ clock, outbound }, { transport: 'webtransport', url: options.url }),
-      websocket: createTcpConnector({ clock, outbound }, { transport: 'websocket', url: options.url }),
+      webtransport: createTcpConnector({ clock, outbound }, { transport: 'webtransport', url: context.url }),
+      websocket: createTcpConnector({ clock, outbound }, { transport: 'websocket', url: context.url }),
     },
     hello: {
       instance: randomBytes(16).toString('base64url'),

@@ -2,14 +2,16 @@
 import { access, readFile } from 'node:fs/promises';
 import type { Clock } from '../../../shared/src/clock.ts';
 import { describeError, REFUSALS, RefusedError } from '../../../shared/src/errors.ts';
-import { loadOrCreateKey, type IdentityKey } from '../../../shared/src/identity/keys.ts';
+import { loadOrCreateKey, parseKey, type IdentityKey } from '../../../shared/src/identity/keys.ts';
 import { CLOCK_TOLERANCE_MS } from '../../../shared/src/identity/membership.ts';
 import { QUIC_LIMITS } from '../../../shared/src/transport/quic-limits.ts';
 import type { ApiClient } from '../api-client.ts';
 import { createEnrolment, type Enrolment } from '../enrolment.ts';
 import { createEnrolmentStore, keyPath } from '../enrolment-store.ts';
+import { createGivenEnrolment } from '../given-membership.ts';
 import type { GatewayUrl } from '../gateway-url.ts';
 import { silentLogger } from '../logger.ts';
+import type { DiagnoseOptions } from './context.ts';
 import { failed, type Finding, ok, skipped, warning } from './report.ts';
 
 /** A clock that is off by more is worth a word, ms; the client itself corrects for it. */
@@ -39,32 +41,32 @@ const hoursLeft = (ms: number): string =>
  */
 export const checkMembership = async (
   deps: { clock: Clock; api: ApiClient },
-  options: { url: GatewayUrl; runnerId: string; stateDir: string; hasToken: boolean; signal: AbortSignal },
+  options: Pick<DiagnoseOptions, 'runnerId' | 'stateDir' | 'hasToken' | 'key' | 'membership'> & {
+    url: GatewayUrl;
+    signal: AbortSignal;
+  },
 ): Promise<MembershipCheck> => {
   const { clock, api } = deps;
   const { url, runnerId, stateDir, signal } = options;
-  const path = keyPath(stateDir);
-  try {
-    await access(path);
-  } catch {
-    return { finding: withoutKey(options), member: undefined };
-  }
-  const key = await loadOrCreateKey(path);
+  const key = await readKey(options);
+  if (!key) return { finding: withoutKey(options), member: undefined };
   const store = createEnrolmentStore({ stateDir, gateway: url.origin, runnerId });
   const done = new AbortController();
   let refusal: Error | undefined;
-  const enrolment = createEnrolment(
-    {
-      ...{ clock, random: Math.random, log: silentLogger, api, key },
-      store: { load: () => store.load(), save: () => Promise.resolve() },
-      onChange: () => done.abort(),
-      onError: (error) => {
-        refusal = error;
-        done.abort();
-      },
+  const enrolmentDeps = {
+    ...{ clock, random: Math.random, log: silentLogger, api, key },
+    onChange: () => done.abort(),
+    onError: (error: Error) => {
+      refusal = error;
+      done.abort();
     },
-    { runnerId, gateway: url, exchangeToken: undefined },
-  );
+  };
+  const enrolment = options.membership
+    ? createGivenEnrolment(enrolmentDeps, { runnerId, membership: options.membership })
+    : createEnrolment(
+        { ...enrolmentDeps, store: { load: () => store.load(), save: () => Promise.resolve() } },
+        { runnerId, gateway: url, exchangeToken: undefined },
+      );
   await enrolment.run({ signal: AbortSignal.any([signal, done.signal]) }).catch((error: unknown) => {
     if (!done.signal.aborted) throw error;
   });
@@ -79,6 +81,21 @@ export const checkMembership = async (
       ? REFUSALS[refusal.code].hint
       : 'The membership could not be renewed: see the check of the API.';
   return { finding: failed(describeError(refusal ?? 'none'), `${advice.replace(/\.$/, '')}.`), member: undefined };
+};
+
+/** Makes none. */
+const readKey = async ({
+  key,
+  stateDir,
+}: Pick<DiagnoseOptions, 'key' | 'stateDir'>): Promise<IdentityKey | undefined> => {
+  if (key !== undefined) return parseKey(key);
+  const path = keyPath(stateDir);
+  try {
+    await access(path);
+  } catch {
+    return undefined;
+  }
+  return loadOrCreateKey(path);
 };
 
 const withoutKey = ({ stateDir, hasToken }: { stateDir: string; hasToken: boolean }): Finding =>
