@@ -24,7 +24,7 @@ const NOT_WORK: ReadonlySet<string> = new Set(['(idle)', '(program)']);
 const WIDTH = 1_200;
 const ROW_HEIGHT = 16;
 /** Narrower boxes are left out, px: nobody can read them, and they are most of a file. */
-const MIN_BOX_WIDTH = 1.2;
+const MIN_BOX_WIDTH = 2;
 const CHARACTER_WIDTH = 6.6;
 
 const shortUrl = (url: string): string =>

@@ -37,6 +37,7 @@ test('an ordinary request passes unchanged', () => {
     {
       ok: true,
       authority: HOST,
+      host: { host: HOST, port: undefined, isAddress: false },
       target: '//a/%zz/../b?x=[1]|"',
       rawHeaders: ['Host', HOST, 'X-a', '1', 'x-A', '2', 'Content-Length', '5'],
       isWebSocket: false,
@@ -46,6 +47,7 @@ test('an ordinary request passes unchanged', () => {
   assert.deepEqual(guardRequest(http2({ fields: ['x-a', '1', 'cookie', 'a=b', 'cookie', 'c=d'] })), {
     ok: true,
     authority: HOST,
+    host: { host: HOST, port: undefined, isAddress: false },
     target: '/',
     rawHeaders: ['x-a', '1', 'cookie', 'a=b', 'cookie', 'c=d'],
     isWebSocket: false,

@@ -5,7 +5,7 @@ import type { Duplex } from 'node:stream';
 import type { GatewayErrorCode } from '../errors.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { EdgeDeps } from './edge.ts';
-import { isServerNameFor, parseAuthority, parseHost, type HostRoute } from './host-router.ts';
+import { isServerNameFor, parseAuthority, routeAuthority, type HostRoute } from './host-router.ts';
 import {
   trackRequest,
   trackUpgrade,
@@ -119,9 +119,12 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       maxFields: deps.limits.maxRequestHeaderFields,
     });
     if (!guarded.ok) return guarded.code;
-    const route = parseHost(guarded.authority, { domains: deps.domains, ports: deps.ports });
+    const route = routeAuthority(guarded.host, { domains: deps.domains, ports: deps.ports });
     if (route.kind === 'error') return route.code;
-    return isServerNameFor(connection.serverName, route, deps.domains) ? { guarded, route } : 'misdirected';
+    const { serverName } = connection;
+    // Nearly always the request is for the very name that the connection was made to.
+    const isMeant = serverName === guarded.host.host || isServerNameFor(serverName, route, deps.domains);
+    return isMeant ? { guarded, route } : 'misdirected';
   };
 
   const headOf = (
@@ -131,7 +134,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
   ): ExchangeHead => {
     const isAccepted = typeof accepted !== 'string';
     const authority = isAccepted ? accepted.guarded.authority : hostLine(request.rawHeaders);
-    const parsed = parseAuthority(authority);
+    const parsed = isAccepted ? accepted.guarded.host : parseAuthority(authority);
     return {
       host: parsed?.host ?? '',
       authority,

@@ -95,16 +95,22 @@ export const routeHost = ({ host, isAddress }: Authority, domains: readonly stri
   return isId(label) ? { kind: 'runner', domain, runnerId: label } : error('not_found');
 };
 
+interface Reachable {
+  readonly domains: readonly string[];
+  readonly ports: Pick<ReadonlySet<number>, 'has'>;
+}
+
 /**
  * The route of an authority as a client sent it. `ports` are those at which clients reach the gateway. A bare address
  * may name any port: it is what health checks behind port mappings send.
  */
-export const parseHost = (
-  authority: string,
-  { domains, ports }: { readonly domains: readonly string[]; readonly ports: Pick<ReadonlySet<number>, 'has'> },
-): HostRoute => {
+export const parseHost = (authority: string, reachable: Reachable): HostRoute => {
   const parsed = parseAuthority(authority);
-  if (!parsed) return error('bad_host');
+  return parsed ? routeAuthority(parsed, reachable) : error('bad_host');
+};
+
+/** The same for one that was read before. */
+export const routeAuthority = (parsed: Authority, { domains, ports }: Reachable): HostRoute => {
   if (!parsed.isAddress && parsed.port !== undefined && !ports.has(parsed.port)) {
     return error(domainOf(parsed.host, domains) === undefined ? 'misdirected' : 'bad_host');
   }

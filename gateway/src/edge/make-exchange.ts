@@ -24,7 +24,6 @@ export interface ExchangeHead {
   readonly protocol: 'http/1.1' | 'h2';
 }
 
-
 /** Why an exchange ended: all of it was sent, this side cut it, the client went away, or it broke the protocol. */
 export type ExchangeEnd = 'sent' | 'cut' | 'gone' | 'violation';
 

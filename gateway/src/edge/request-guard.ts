@@ -4,7 +4,7 @@
  * differs between versions, so that every rule stands here.
  */
 import type { GatewayErrorCode } from '../errors.ts';
-import { parseAuthority } from './host-router.ts';
+import { parseAuthority, type Authority } from './host-router.ts';
 
 export interface RequestHead {
   /** `httpVersion` of the request: `1.0`, `1.1`, `2.0`; whatever else a client claims is refused. */
@@ -24,6 +24,8 @@ export type GuardedRequest =
       readonly ok: true;
       /** `Host` or `:authority` as sent. */
       readonly authority: string;
+      /** The same, taken apart. */
+      readonly host: Authority;
       /** In origin form, or `*`. */
       readonly target: string;
       /** Without pseudo-headers, and without `Upgrade` and `HTTP2-Settings` unless {@link isWebSocket}. */
@@ -191,7 +193,8 @@ export const guardRequest = (head: RequestHead): GuardedRequest => {
   if (typeof fields === 'string') return refuse(fields);
   if (!isPseudoSound(head, fields.pseudo) || !isFramingSound(head, fields.lines)) return refuse('bad_request');
   const authority = readAuthority(head, fields);
-  if (authority === undefined || parseAuthority(authority) === undefined) return refuse('bad_host');
+  const host = authority === undefined ? undefined : parseAuthority(authority);
+  if (authority === undefined || host === undefined) return refuse('bad_host');
   const target = readTarget(head, authority);
   if (target === undefined) return refuse('bad_request');
   const expectations = members(fields.lines.get('expect'));
@@ -205,6 +208,7 @@ export const guardRequest = (head: RequestHead): GuardedRequest => {
   return {
     ok: true,
     authority,
+    host,
     target,
     rawHeaders: isWebSocket ? fields.rawHeaders : withoutUpgrade(fields.rawHeaders),
     isWebSocket,

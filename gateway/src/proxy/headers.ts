@@ -47,8 +47,8 @@ const GATEWAY_COOKIE = /^__host-gitpod_/i;
 /** Longest chain of applications that call each other through the gateway. Beyond: 508. */
 export const MAX_HOPS = 8;
 
-/** Servers behind CGI and WSGI cannot tell `_` from `-` in names: both spellings are one field. */
-const canonical = (name: string): string => name.toLowerCase().replaceAll('_', '-');
+/** Servers behind CGI and WSGI cannot tell `_` from `-` in names: both spellings are one field. `lower`: in lower case. */
+const canonical = (lower: string): string => (lower.includes('_') ? lower.replaceAll('_', '-') : lower);
 
 /** Fields that the gateway sets or reads itself, in any spelling. `Proxy` would become HTTP_PROXY behind CGI. */
 const isSetByGateway = (name: string): boolean =>
@@ -192,7 +192,7 @@ export const requestHeaders = (source: RequestSource, options: RequestOptions): 
       headers.push(name, host);
     }
     if (lower === 'host' || HOP_BY_HOP.has(lower) || named.has(lower)) continue;
-    const canonicalName = canonical(name);
+    const canonicalName = canonical(lower);
     if (isSetByGateway(canonicalName)) continue;
     // A token of the gateway in a field that applications use too; theirs go on untouched.
     if (lower === 'authorization' && isPortAuthorization(value)) continue;
@@ -284,7 +284,7 @@ export const responseHeaders = (lines: readonly string[], options: ResponseOptio
     const name = lines[index]!;
     const value = lines[index + 1]!;
     const lower = name.toLowerCase();
-    if (HOP_BY_HOP.has(lower) || named.has(lower) || isNeverReturned(canonical(name))) continue;
+    if (HOP_BY_HOP.has(lower) || named.has(lower) || isNeverReturned(canonical(lower))) continue;
     if (lower === 'set-cookie') {
       const cookie = setCookieForClient(value, options.host, options.local);
       if (cookie !== undefined) headers.push(name, cookie);
@@ -301,7 +301,7 @@ export const responseHeaders = (lines: readonly string[], options: ResponseOptio
 export const trailerFields = (lines: readonly string[]): string[] => {
   const fields: string[] = [];
   for (let index = 0; index < lines.length; index += 2) {
-    const lower = canonical(lines[index]!);
+    const lower = canonical(lines[index]!.toLowerCase());
     if (HOP_BY_HOP.has(lower) || NEVER_IN_TRAILERS.has(lower)) continue;
     if (isSetByGateway(lower) || isNeverReturned(lower)) continue;
     fields.push(lines[index]!, lines[index + 1]!);
