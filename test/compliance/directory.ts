@@ -267,6 +267,17 @@ export const directoryCompliance = (name: string, createStore: () => Promise<Dir
           (await directory.environments({ runnerId: two.id })).map(({ id }) => id),
           ['mine'],
         );
+        for (const [filter, ids] of [
+          [{ creator: 'u1' }, ['demo']],
+          [{ creator: 'u1', runnerId: two.id }, []],
+          [{ creator: 'u' }, []],
+          [{ creator: "' OR ''='" }, []],
+        ] as const) {
+          assert.deepEqual(
+            (await directory.environments(filter)).map(({ id }) => id),
+            ids,
+          );
+        }
         await assert.rejects(directory.claim('nobody', [announced]), refusedWith('runner_unknown'));
       });
 

@@ -167,6 +167,14 @@ test('after one sign-in a page uses the other private ports of its environment, 
   assert.deepEqual(statuses, Array(6).fill(200));
   assert.equal(scene.provider.seen.length, asked);
 
+  // Signed in at the domain alone, with so many ports that a page stands between: the fragment survives that too.
+  await scene.context.clearCookies({ name: '__Host-gitpod_port_auth' });
+  await scene.page.goto(`${wanted}deep?q#part`);
+  await scene.page.waitForURL(`${wanted}deep?q#part`);
+  assert.equal(await scene.page.locator('#target').textContent(), '/deep?q');
+  assert.deepEqual(await tryAll(scene.page, scene.origin('demo', others[5]!.port)), all);
+  assert.equal(scene.provider.seen.length, asked);
+
   // The same visitor, on a page of somebody else.
   const before = others[0]!.requests();
   const stranger = await scene.context.newPage();

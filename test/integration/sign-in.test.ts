@@ -4,12 +4,21 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { PORT_COOKIE, PORT_STATE_COOKIE } from '../../gateway/src/access/port-session.ts';
+import type { SignInConfig } from '../../gateway/src/config.ts';
 import { systemClock } from '../../shared/src/clock.ts';
 import { DOMAIN, startTestGateway } from '../support/gateway.ts';
-import { startIdentityProvider } from '../support/identity-provider.ts';
+import { CLIENT_ID, startIdentityProvider } from '../support/identity-provider.ts';
 import { temporaryDirectory } from '../support/programs.ts';
 import { until } from '../support/runner.ts';
 import { createVisitor, startApplication, startSignInWorld, type Visit } from '../support/sign-in-world.ts';
+
+const SIGN_IN: Omit<SignInConfig, 'issuer' | 'clientSecretFile'> = {
+  clientId: CLIENT_ID,
+  scopes: ['openid', 'profile'],
+  claims: { user: 'sub', name: 'name', organizations: 'groups' },
+  switchPrompt: 'login',
+  ca: undefined,
+};
 
 const secretFile = async (t: TestContext, secret: string): Promise<string> => {
   const path = join(await temporaryDirectory(t), 'client-secret');
@@ -55,6 +64,15 @@ test('a visitor signs in and arrives at the address that was asked for', async (
     assert.equal(headers['cache-control'], 'no-store', url);
     assert.equal(headers['x-content-type-options'], 'nosniff', url);
   }
+  // Codes, states and cookies are in no line of the log.
+  const secrets = [
+    new URL(auth.url).searchParams.get('code') ?? '',
+    ...visits.flatMap((visit) => new URL(visit.url).searchParams.get('state') ?? []),
+    ...[...visitor.jar.values()].flatMap((jar) => [...jar.values()]),
+  ];
+  assert.ok(secrets.length > 4 && secrets.every((secret) => secret.length > 20));
+  const log = JSON.stringify(world.gateway.lines);
+  for (const secret of secrets) assert.ok(!log.includes(secret));
   // Known from now on.
   assert.equal((await visitor.open(`${world.origin('demo', app.port)}/again`)).length, 1);
 });
@@ -350,13 +368,9 @@ test('a gateway whose clock is wrong lets nobody in, and says why', async (t) =>
       clock,
       config: {
         signIn: {
+          ...SIGN_IN,
           issuer: provider.issuer,
-          clientId: provider.clientId,
           clientSecretFile: await secretFile(t, provider.clientSecret),
-          scopes: ['openid'],
-          claims: { user: 'sub', name: 'name', organizations: 'groups' },
-          switchPrompt: 'login',
-          ca: undefined,
         },
       },
     });
@@ -386,6 +400,36 @@ test('clients that post their secret, and public ones, sign in too', async (t) =
   }
 });
 
+test('a provider behind a root of its own is believed with `ca`, and not without', async (t) => {
+  for (const withRoot of [true, false]) {
+    const provider = await startIdentityProvider({ accounts: { grace: {} }, tls: true });
+    t.after(() => provider.close());
+    provider.serve(['https://gateway.invalid/auth/callback']);
+    const ca = join(await temporaryDirectory(t), 'root.pem');
+    await writeFile(ca, provider.certificate);
+    const gateway = await startTestGateway({
+      config: {
+        signIn: {
+          ...SIGN_IN,
+          issuer: provider.issuer,
+          clientSecretFile: await secretFile(t, provider.clientSecret),
+          ca: withRoot ? ca : undefined,
+        },
+      },
+    });
+    t.after(() => gateway.close());
+    const apex = `https://${DOMAIN}:${gateway.httpsPort}`;
+    provider.serve([`${apex}/auth/callback`]);
+    const visitor = createVisitor({ provider });
+    if (withRoot) {
+      assert.equal((await visitor.signIn(`${apex}/auth/login`, 'grace')).at(-1)!.status, 200);
+      continue;
+    }
+    assert.equal((await visitor.open(`${apex}/auth/login`)).at(-1)!.headers['gateway-error'], 'sign_in_unavailable');
+    assert.match(await (await gateway.internal('/readyz', {})).text(), /self-signed certificate/);
+  }
+});
+
 test('raising authNonce ends the session at the port, and a visit makes a new one without a form', async (t) => {
   const world = await startSignInWorld(t);
   const app = await startApplication(t);
@@ -401,4 +445,38 @@ test('raising authNonce ends the session at the port, and a visit makes a new on
   assert.equal((await visitor.open(wanted)).at(-1)!.status, 200);
   assert.equal(world.provider.seen.length, asked);
   assert.ok(visitor.jar.get(new URL(wanted).host)?.has(PORT_COOKIE));
+});
+
+test('an operator ends all sessions of a user, at the apex and at ports; a new sign-in works', async (t) => {
+  const world = await startSignInWorld(t);
+  const app = await startApplication(t);
+  await world.announce({ id: 'demo', creator: 'grace', ports: [{ port: app.port }] });
+  const wanted = `${world.origin('demo', app.port)}/`;
+  const visitor = createVisitor(world);
+  await visitor.signIn(wanted, 'grace');
+  assert.equal((await visitor.get(wanted)).status, 200);
+  const now = Date.now();
+  // As `gateway session revoke --user grace` does.
+  await world.gateway.gateway.directory.revoke({
+    kind: 'user',
+    subject: 'grace',
+    revokedAt: now,
+    expiresAt: now + 60_000,
+  });
+  await until(async () => (await visitor.get(wanted)).status === 302);
+  assert.match((await visitor.get(`${world.apex}/`)).body, /Sign in<\/a>/);
+  assert.equal((await visitor.open(wanted)).at(-1)!.status, 200, 'the provider lets the visitor in again');
+});
+
+test('the landing page of a gateway without sign-in says what it is, and nothing of the sign-in is there', async (t) => {
+  const gateway = await startTestGateway();
+  t.after(() => gateway.close());
+  const page = await gateway.request(DOMAIN, '/', { headers: { accept: 'text/html' } });
+  assert.equal(page.status, 200);
+  assert.match(page.body, /This is a Gitpod Gateway/);
+  assert.doesNotMatch(page.body, /Sign in/);
+  for (const path of ['/auth/login', '/auth/callback', '/auth/port/start']) {
+    assert.equal((await gateway.request(DOMAIN, path)).status, 404, path);
+  }
+  assert.equal((await gateway.request(`3000--demo.${DOMAIN}`, '/_gitpod/auth?code=x')).status, 404);
 });

@@ -1,11 +1,16 @@
 /** A real OpenID Connect provider in the process of the test: oidc-provider, with a login page that takes a known name. */
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { Provider, type Context } from 'oidc-provider';
+import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { createMemoryAdapter } from '../../deploy/demo/memory-adapter.ts';
+
+/** Under which the provider knows the gateway. */
+export const CLIENT_ID = 'the-gateway';
 
 export type AccountClaims = Readonly<Record<string, unknown>>;
 
@@ -14,6 +19,8 @@ export interface IdentityProviderOptions {
   readonly accounts: Readonly<Record<string, AccountClaims>>;
   /** True: the ID token has `sub` alone, everything else has to be asked for. */
   readonly userInfoOnly?: boolean;
+  /** Over TLS, with a certificate that nobody knows. */
+  readonly tls?: boolean;
   readonly authMethod?: 'client_secret_basic' | 'client_secret_post' | 'none';
 }
 
@@ -21,6 +28,8 @@ export interface IdentityProvider {
   readonly issuer: string;
   readonly clientId: string;
   readonly clientSecret: string;
+  /** PEM, with `tls`; otherwise empty. */
+  readonly certificate: string;
   /** What came, from browsers and from the gateway. */
   readonly seen: readonly { readonly method: string; readonly path: string }[];
   /** Serves the application with these redirect URIs from now on. */
@@ -42,7 +51,7 @@ const loginPage = (uid: string): string => `<!doctype html><title>Provider</titl
 <form method="post" action="/interaction/${uid}"><label>Name <input name="name"></label><button>Continue</button></form>`;
 
 export const startIdentityProvider = async (options: IdentityProviderOptions): Promise<IdentityProvider> => {
-  const clientId = 'the-gateway';
+  const clientId = CLIENT_ID;
   const clientSecret = randomBytes(24).toString('base64url');
   const cookieKey = randomBytes(32).toString('hex');
   const adapter = createMemoryAdapter();
@@ -53,13 +62,20 @@ export const startIdentityProvider = async (options: IdentityProviderOptions): P
   let provider: Provider | undefined;
   let isSilent = false;
 
-  const server = createServer((request, response) => {
+  const serveRequest: RequestListener = (request, response) => {
     const [path = ''] = (request.url ?? '').split('?', 1);
     seen.push({ method: request.method ?? '', path });
     if (isSilent) return;
     if (!provider) return void response.writeHead(503).end();
     answer(provider, request, response).catch(() => response.destroy());
-  });
+  };
+  const now = Date.now();
+  const pair = options.tls
+    ? await makeSelfSignedCertificate({ names: ['localhost'], notBefore: now - 60_000, notAfter: now + 3_600_000 })
+    : undefined;
+  const server = pair
+    ? createTlsServer({ cert: pair.certificate, key: pair.key }, serveRequest)
+    : createServer(serveRequest);
   const answer = async (current: Provider, request: IncomingMessage, response: ServerResponse): Promise<void> => {
     if (!request.url?.startsWith('/interaction/')) return current.callback()(request, response);
     const { uid } = await current.interactionDetails(request, response);
@@ -73,7 +89,8 @@ export const startIdentityProvider = async (options: IdentityProviderOptions): P
   };
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  const issuer = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const { port } = server.address() as AddressInfo;
+  const issuer = pair ? `https://localhost:${port}` : `http://127.0.0.1:${port}`;
 
   const renew = (): void => {
     provider = new Provider(issuer, {
@@ -118,6 +135,7 @@ export const startIdentityProvider = async (options: IdentityProviderOptions): P
     issuer,
     clientId,
     clientSecret,
+    certificate: pair?.certificate ?? '',
     seen,
     serve(redirectUris) {
       uris = redirectUris;

@@ -69,3 +69,8 @@ export const fieldOf = (rawHeaders: readonly string[], name: string): string | u
   const values = rawHeaders.filter((_, index) => index % 2 === 1 && rawHeaders[index - 1]!.toLowerCase() === name);
   return values.length === 1 ? values[0] : undefined;
 };
+
+export const queryOf = ({ target }: Exchange): URLSearchParams => {
+  const start = target.indexOf('?');
+  return new URLSearchParams(start < 0 ? '' : target.slice(start));
+};

@@ -16,7 +16,7 @@ import type { GatewayErrorCode } from '../../errors.ts';
 import type { Logger } from '../../observability/log.ts';
 import type { Exchange } from '../../proxy/exchange.ts';
 import type { Revocations } from '../revocations.ts';
-import { answerFailure, answerPage, answerRedirect, fieldOf, isDocument } from './answers.ts';
+import { answerFailure, answerPage, answerRedirect, fieldOf, isDocument, queryOf } from './answers.ts';
 import { MAX_REDIRECTS, redirectsOf } from './chain.ts';
 import type { Identity } from './claims.ts';
 import { listEnvironments, type LandingDeps } from './landing.ts';
@@ -62,11 +62,6 @@ interface Wish extends WantedPort {
 const isOwnForm = (exchange: Exchange, origin: string): boolean => {
   const site = fieldOf(exchange.rawHeaders, 'sec-fetch-site');
   return site === undefined ? fieldOf(exchange.rawHeaders, 'origin') === origin : site === 'same-origin';
-};
-
-const queryOf = ({ target }: Exchange): URLSearchParams => {
-  const start = target.indexOf('?');
-  return new URLSearchParams(start < 0 ? '' : target.slice(start));
 };
 
 export const createApexRoutes = (deps: ApexDeps): RegisterRoutes => {

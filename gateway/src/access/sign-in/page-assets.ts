@@ -48,6 +48,8 @@ export const PASSAGE_SCRIPT = `
       sessionStorage.setItem('fragment ' + keep, location.hash);
       target += '&fragment=1';
     }
+    // Redirects have carried it here, and this page is none.
+    if (!keep && !restore) target += location.hash;
     if (restore) {
       target += sessionStorage.getItem('fragment ' + restore) ?? '';
       sessionStorage.removeItem('fragment ' + restore);

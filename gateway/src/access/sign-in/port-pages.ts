@@ -11,7 +11,7 @@ import { portHost } from '../../../../shared/src/hostname.ts';
 import type { Exchange } from '../../proxy/exchange.ts';
 import { cookieOf, deleteCookie, setCookie } from '../cookies.ts';
 import { PORT_COOKIE, PORT_STATE_COOKIE, type PortSessions } from '../port-session.ts';
-import { answerFailure, answerRedirect } from './answers.ts';
+import { answerFailure, answerRedirect, queryOf } from './answers.ts';
 import { PATHS } from './pages.ts';
 import type { PortCode, PortCodes } from './port-code.ts';
 import { hashOf, isRandomValue, randomValue } from './random-value.ts';
@@ -160,9 +160,4 @@ export const createPortPages = (deps: PortPagesDeps): PortPages => {
       return true;
     },
   };
-};
-
-const queryOf = ({ target }: Exchange): URLSearchParams => {
-  const start = target.indexOf('?');
-  return new URLSearchParams(start < 0 ? '' : target.slice(start));
 };

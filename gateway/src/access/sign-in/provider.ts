@@ -127,7 +127,7 @@ export const createProvider = async (deps: ProviderDeps, config: SignInConfig): 
   let discovering: Promise<oidc.ServerMetadata> | undefined;
   let discoveredAt = -Infinity;
   let triedAt = -Infinity;
-  let problem: string | undefined = 'the provider was not asked yet';
+  let problem: string | undefined = 'the provider has not answered yet';
   let cancelRetry = (): void => {};
   let isClosed = false;
 
