@@ -132,6 +132,31 @@ describe('gateway runner', { timeout: 60_000 }, () => {
 });
 
 describe('gateway environment', { timeout: 60_000 }, () => {
+  it('blocks environments and organizations, and serves them again', async (t) => {
+    const place = await createPlace(t);
+    assert.match((await place.gateway('environment', 'blocks')).stdout, /Nothing is blocked/);
+    assert.match((await place.gateway('environment', 'block', 'demo')).stdout, /No port of environment demo is served/);
+    assert.deepEqual(await place.json('organization', 'block', 'acme'), {
+      kind: 'organization',
+      subject: 'acme',
+      blocked: true,
+    });
+    const listed = await place.json('environment', 'blocks');
+    assert.deepEqual(
+      listed.map(({ kind, subject }) => [kind, subject]),
+      [
+        ['environment', 'demo'],
+        ['organization', 'acme'],
+      ],
+    );
+    assert.match((await place.gateway('environment', 'blocks')).stdout, /^environment +demo +\d{4}-/m);
+    assert.match((await place.gateway('environment', 'unblock', 'demo')).stdout, /environment demo are served again/);
+    failed(await place.gateway('environment', 'unblock', 'demo'), /demo is not blocked/);
+    failed(await place.gateway('environment', 'block', 'No-Id'), /is no id of an environment/);
+    failed(await place.gateway('organization', 'block', 'a b'), /is no name of an organization/);
+    assert.deepEqual((await place.json('environment', 'blocks')).length, 1);
+  });
+
   it('lists, moves and releases names', async (t) => {
     const place = await createPlace(t);
     const one = String((await place.json('runner', 'create', '--name', 'one', '--org', 'acme'))['id']);

@@ -6,8 +6,9 @@
  */
 import assert from 'node:assert/strict';
 import type { RequestListener } from 'node:http';
+import { join } from 'node:path';
 import { after, before, test, type TestContext } from 'node:test';
-import { chromium, type Browser, type BrowserContext } from 'playwright-core';
+import { chromium, type Browser, type BrowserContext, type Page } from 'playwright-core';
 import { portHost, startTestGateway, uniqueName } from '../support/gateway.ts';
 import {
   createCredentials,
@@ -94,124 +95,10 @@ const startScene = async (t: TestContext): Promise<Scene> => {
   };
 };
 
-/** Runs in the browser: everything a page can make the browser send, each to a path of its own. Gives what could be read. */
-const attack = async (target: string): Promise<Record<string, string>> => {
-  const read: Record<string, string> = {};
-  const attempt = async (name: string, act: (url: string) => Promise<unknown>): Promise<void> => {
-    const limit = new Promise((resolve) => {
-      setTimeout(() => resolve('no answer'), 5_000);
-    });
-    read[name] = String(await Promise.race([act(`${target}/${name}`).catch(() => 'failed'), limit]));
-  };
-  const text = async (answer: Promise<Response>): Promise<string> => (await answer).text();
-  const element =
-    (tag: string, set: (made: HTMLElement & Record<string, unknown>, url: string) => void) => (url: string) =>
-      new Promise((resolve) => {
-        const made = document.createElement(tag) as HTMLElement & Record<string, unknown>;
-        made.onload = () => resolve('loaded');
-        made.onerror = () => resolve('failed');
-        set(made, url);
-        document.body.append(made);
-      });
-  const withSource = (made: Record<string, unknown>, url: string): void => {
-    made['src'] = url;
-  };
-  const post = { method: 'POST', credentials: 'include', body: 'amount=1000' } as const;
-  await attempt('fetch-get', (url) => text(fetch(url, { credentials: 'include' })));
-  await attempt('fetch-post', (url) => text(fetch(url, post)));
-  await attempt('fetch-no-cors-get', (url) => text(fetch(url, { credentials: 'include', mode: 'no-cors' })));
-  await attempt('fetch-no-cors-post', (url) => text(fetch(url, { ...post, mode: 'no-cors' })));
-  await attempt('fetch-put', (url) => text(fetch(url, { ...post, method: 'PUT' })));
-  await attempt('fetch-with-header', (url) => text(fetch(url, { credentials: 'include', headers: { 'x-any': '1' } })));
-  await attempt('xhr', (url) => {
-    const request = new XMLHttpRequest();
-    request.withCredentials = true;
-    request.open('POST', url);
-    request.send('amount=1000');
-    return new Promise((resolve) => {
-      request.onloadend = () => resolve(request.responseText || 'failed');
-    });
-  });
-  await attempt('beacon', async (url) => String(navigator.sendBeacon(url, 'amount=1000')));
-  await attempt('script', element('script', withSource));
-  await attempt('image', element('img', withSource));
-  await attempt('video', element('video', withSource));
-  await attempt('iframe', element('iframe', withSource));
-  await attempt(
-    'iframe-without-referrer',
-    element('iframe', (made, url) => {
-      made['referrerPolicy'] = 'no-referrer';
-      made['src'] = url;
-    }),
-  );
-  await attempt(
-    'sandboxed-iframe',
-    element('iframe', (made, url) => {
-      made['sandbox'] = 'allow-scripts';
-      made['src'] = url;
-    }),
-  );
-  await attempt(
-    'object',
-    element('object', (made, url) => {
-      made['data'] = url;
-    }),
-  );
-  await attempt('embed', element('embed', withSource));
-  await attempt(
-    'stylesheet',
-    element('link', (made, url) => {
-      made['rel'] = 'stylesheet';
-      made['href'] = url;
-    }),
-  );
-  await attempt(
-    'prefetch',
-    element('link', (made, url) => {
-      made['rel'] = 'prefetch';
-      made['href'] = url;
-    }),
-  );
-  await attempt('form-in-a-frame', (url) => {
-    const frame = document.createElement('iframe');
-    frame.name = 'hidden';
-    const form = Object.assign(document.createElement('form'), { method: 'post', action: url, target: 'hidden' });
-    document.body.append(frame, form);
-    return new Promise((resolve) => {
-      frame.onload = () => resolve('loaded');
-      form.submit();
-    });
-  });
-  await attempt(
-    'events',
-    (url) =>
-      new Promise((resolve) => {
-        const events = new EventSource(url, { withCredentials: true });
-        events.onopen = () => resolve('open');
-        events.onerror = () => {
-          events.close();
-          resolve('failed');
-        };
-      }),
-  );
-  await attempt(
-    'websocket',
-    (url) =>
-      new Promise((resolve) => {
-        const socket = new WebSocket(url.replace('https:', 'wss:'));
-        socket.onopen = () => resolve('open');
-        socket.onerror = () => resolve('failed');
-      }),
-  );
-  await attempt('worker', async (url) => {
-    const source = URL.createObjectURL(
-      new Blob([`try{importScripts('${url}');postMessage('loaded')}catch{postMessage('failed')}`]),
-    );
-    return new Promise((resolve) => {
-      new Worker(source).onmessage = ({ data }) => resolve(data);
-    });
-  });
-  return read;
+/** Everything a page can make the browser send, each to a path of its own. Gives what it could read of the answers. */
+const attack = async (page: Page, target: string): Promise<Record<string, string>> => {
+  await page.addScriptTag({ path: join(import.meta.dirname, '../support/hostile-page.js') });
+  return page.evaluate(`attack(${JSON.stringify(target)})`);
 };
 
 /** What came to it since the last time; the browser asks for the icon of the visitor's own page when it likes. */
@@ -229,27 +116,21 @@ test('nothing that a hostile sibling sends reaches a private application', { tim
 
   const hostile = await context.newPage();
   await hostile.goto(hostileOrigin);
-  const read = await hostile.evaluate(attack, victimOrigin);
+  const read = await attack(hostile, victimOrigin);
   assert.equal(Object.keys(read).length, 22, JSON.stringify(read));
   for (const [name, told] of Object.entries(read)) assert.ok(!told.includes('application'), `${name} read ${told}`);
   assert.equal(read['websocket'], 'failed');
 
   // A form that takes the place of the page: a POST is never let in, and what becomes of it is a sign-in.
   await hostile.goto(hostileOrigin);
-  await hostile.evaluate((url) => {
-    const form = Object.assign(document.createElement('form'), { method: 'post', action: url });
-    document.body.append(form);
-    form.submit();
-  }, `${victimOrigin}/form`);
+  await hostile.setContent(`<form method="post" action="${victimOrigin}/form"><button>Win</button></form>`);
+  await hostile.click('button');
   await hostile.waitForURL((url) => url.origin !== hostileOrigin);
   assert.deepEqual(reached(victim), []);
 
   // What a link does is the visitor's own.
   await hostile.goto(hostileOrigin);
-  await hostile.evaluate((url) => {
-    const link = Object.assign(document.createElement('a'), { href: url, textContent: 'a link' });
-    document.body.append(link);
-  }, `${victimOrigin}/link`);
+  await hostile.setContent(`<a href="${victimOrigin}/link">a link</a>`);
   await hostile.click('a');
   await hostile.waitForURL(`${victimOrigin}/link`);
   assert.ok(victim.seen.some(({ url }) => url === '/link'));
@@ -262,7 +143,7 @@ test(
     const { context, victim, victimOrigin, siblingOrigin, sessionValue } = await startScene(t);
     const visitor = await context.newPage();
     await visitor.goto(siblingOrigin);
-    const read = await visitor.evaluate(attack, victimOrigin);
+    const read = await attack(visitor, victimOrigin);
     const paths = new Set(victim.seen.map(({ url }) => url.slice(1)));
     for (const name of [
       'fetch-get',
@@ -289,13 +170,12 @@ test(
     const { context, victim, victimOrigin, hostileOrigin } = await startScene(t);
     const hostile = await context.newPage();
     await hostile.goto(`${hostileOrigin}/toss`);
-    await hostile.evaluate(() => {
-      for (const name of ['__Host-gitpod_port_auth', '__host-gitpod_port_auth', '__HOST-gitpod_port_state']) {
-        document.cookie = `${name}=stolen; Path=/; Secure; Domain=gateway.localhost`;
-        document.cookie = `${name}=stolen; Path=/x; Secure; Domain=gateway.localhost`;
-        document.cookie = `${name}=stolen; Domain=gateway.localhost`;
+    for (const name of ['__Host-gitpod_port_auth', '__host-gitpod_port_auth', '__HOST-gitpod_port_state']) {
+      for (const attributes of ['Path=/; Secure', 'Path=/x; Secure', 'Path=/']) {
+        const cookie = `${name}=stolen; Domain=gateway.localhost; ${attributes}`;
+        await hostile.evaluate(`document.cookie = ${JSON.stringify(cookie)}`);
       }
-    });
+    }
     const visitor = await context.newPage();
     await visitor.goto(`${victimOrigin}/after`);
     const arrived = victim.seen.find(({ url }) => url === '/after');

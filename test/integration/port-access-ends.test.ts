@@ -188,6 +188,15 @@ describe('what is open on a port', { timeout: 240_000 }, () => {
     await noneLeft();
   });
 
+  test('is cut when the environment is given to another runner', async (t) => {
+    const next = await startTestRunner(gateway, { organization: 'acme' });
+    t.after(() => next.close());
+    const lasting = await open(await withToken());
+    await gateway.gateway.directory.moveEnvironment(id, next.id);
+    await lasting.cut();
+    await noneLeft();
+  });
+
   test('is cut when the session, or all of a user, is revoked', async (t) => {
     // Another process on the same directory, as the command line is.
     const directory = await openEmbeddedDirectory(

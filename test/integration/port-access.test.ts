@@ -1,5 +1,7 @@
 /** Who may open a port: tokens, session cookies and strangers, through a real gateway and a real tunnel client. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect as http2Connect } from 'node:http2';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import { portHost, startTestGateway, uniqueName, type Answer, type TestGateway } from '../support/gateway.ts';
 import {
@@ -276,6 +278,33 @@ describe('private ports', { timeout: 120_000 }, () => {
     assert.equal(choosy.seen[0]?.headers['sec-websocket-protocol'], 'chat.v1, chat.v2');
   });
 
+  test('requests of one HTTP/2 connection are let in one by one, whatever the one before it showed', async (t) => {
+    const second = uniqueName('second');
+    await runner.announce({ id: second, creator: 'ada', ports: [{ port }] });
+    const session = http2Connect(`https://127.0.0.1:${gateway.httpsPort}`, {
+      servername: host,
+      rejectUnauthorized: false,
+    });
+    t.after(() => session.close());
+    session.on('error', () => undefined);
+    const own = await token();
+    const status = async (authority: string, headers: Record<string, string>): Promise<unknown> => {
+      const stream = session.request({ ':authority': `${authority}:${gateway.httpsPort}`, accept: '*/*', ...headers });
+      stream.resume().end();
+      const [answer] = (await once(stream, 'response')) as [Record<string, unknown>];
+      return answer[':status'];
+    };
+    const other = portHost(second, port);
+    assert.equal(await status(host, { 'x-gitpod-port-token': own }), 200);
+    assert.equal(await status(host, {}), 401);
+    assert.equal(await status(other, {}), 401);
+    assert.equal(await status(other, { 'x-gitpod-port-token': own }), 403);
+    assert.equal(await status(other, { cookie: await cookie() }), 401);
+    assert.equal(await status(host, { cookie: await cookie() }), 200);
+    assert.equal(upstream.seen.length, 2);
+    assert.ok(!JSON.stringify(upstream.seen).includes(own));
+  });
+
   test('no credential stands in the log or in metrics', async () => {
     const canaries = [await token(), await token({ user: 'eve' }), await cookie(), `${await token()}x`];
     const sent = gateway.lines.length;
@@ -294,5 +323,50 @@ describe('private ports', { timeout: 120_000 }, () => {
       assert.ok(!told.includes(payload), 'a token is in the log');
     }
     assert.ok(!JSON.stringify(upstream.seen).includes('gitpod.token.'));
+  });
+});
+
+describe('origins that the configuration names', { timeout: 60_000 }, () => {
+  test('share the session at a private port; those of the same creator only within one organization', async (t) => {
+    const gateway = await startTestGateway({
+      config: { signIn: SILENT_SIGN_IN, cors: ['same-creator', 'https://app.example'] },
+    });
+    t.after(() => gateway.close());
+    const upstream = await startWatchfulUpstream();
+    t.after(() => upstream.close());
+    const { port } = upstream;
+    const runners: Record<string, TestRunner> = {};
+    for (const organization of ['acme', 'other']) {
+      const runner = await startTestRunner(gateway, { organization });
+      t.after(() => runner.close());
+      runners[organization] = runner;
+    }
+    const announce = async (organization: string, creator: string): Promise<string> => {
+      const id = uniqueName(organization);
+      await runners[organization]!.announce({ id, creator, ports: [{ port }] });
+      return id;
+    };
+    const mine = await announce('acme', 'ada');
+    const originOf = (id: string): string => `https://${portHost(id, port)}:${gateway.httpsPort}`;
+    const cookie = await createCredentials(gateway.gateway.directory).cookie({
+      environmentId: mine,
+      port,
+      user: 'ada',
+    });
+    const ask = (origin: string, headers: Record<string, string> = {}, method = 'POST'): Promise<Answer> =>
+      gateway.request(portHost(mine, port), '/', { method, headers: { origin, cookie, ...headers } });
+    assert.equal((await ask('https://app.example')).status, 200);
+    assert.equal((await ask(originOf(await announce('acme', 'ada')))).status, 200);
+    const preflight = { 'access-control-request-method': 'POST' };
+    for (const id of [await announce('acme', 'bob'), await announce('other', 'ada'), uniqueName('nowhere')]) {
+      assert.equal((await ask(originOf(id))).status, 401, id);
+      // What is said to a preflight says nothing of which environments there are, and whose.
+      assert.equal((await ask(originOf(id), preflight, 'OPTIONS')).status, 204);
+    }
+    for (const origin of ['https://app.example.evil.test', 'http://app.example', 'https://app.example:444', 'null']) {
+      assert.equal((await ask(origin)).status, 401, origin);
+      assert.equal((await ask(origin, preflight, 'OPTIONS')).status, 401, origin);
+    }
+    assert.equal(upstream.seen.length, 2);
   });
 });

@@ -263,3 +263,21 @@ describe('suggestions', () => {
     assert.equal(suggest('x'.repeat(10_000), known), undefined);
   });
 });
+
+it('origins that share sessions are exact, and a near miss is named', () => {
+  const corsOf = (text: string): readonly string[] => parseGatewayConfig(text, {}).cors;
+  assert.deepEqual(corsOf(''), []);
+  assert.deepEqual(corsOf('cors: same-creator'), ['same-creator']);
+  assert.deepEqual(corsOf('cors: [same-creator, "https://app.example:8443"]'), [
+    'same-creator',
+    'https://app.example:8443',
+  ]);
+  assert.deepEqual(parseGatewayConfig(undefined, { GATEWAY_CORS: 'same-creator,https://app.example' }).cors, [
+    'same-creator',
+    'https://app.example',
+  ]);
+  assert.throws(() => corsOf('cors: https://app.example/'), /did you mean https:\/\/app\.example\?/);
+  for (const entry of ['"*"', 'http://app.example', 'app.example', 'null', 'everyone', 'https://App.example']) {
+    assert.throws(() => corsOf(`cors: [${entry}]`), /cors\.0|must be text/, entry);
+  }
+});
