@@ -134,6 +134,12 @@ describe('tunnel-client diagnose', () => {
       assert.equal(find(nobody, id).state, 'failed', id);
       assert.ok(find(nobody, id).advice);
     }
+    const two = `https://api.nobody.localhost:1,https://api.gateway.localhost:${gateway.httpsPort}`;
+    const several = await diagnose([...flags.slice(2), '--gateway', two], 0, { TUNNEL_EXCHANGE_TOKEN: 'not-used' });
+    assert.equal(several.gateway, `https://api.gateway.localhost:${gateway.httpsPort}`, 'the one that answers');
+    assert.equal(find(several, 'gateway:https://api.nobody.localhost:1').state, 'warning');
+    assert.ok(Number(find(several, 'gateway:https://api.gateway.localhost').data?.['connectMs']) > 0);
+
     const wrong = await run(['diagnose', '--gateway', 'nonsense', '--runner', 'a']);
     assert.equal(wrong.code, 2);
   });

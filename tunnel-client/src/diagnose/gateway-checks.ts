@@ -26,7 +26,7 @@ const TCP_PORTS: readonly number[] = [8443, 443];
 
 /** Every address of every gateway. */
 const quicAddresses = async (context: Context, gateways: readonly GatewayAddress[]): Promise<HostPort[]> => {
-  const { options, run, resolver, signal } = context;
+  const { run, resolver, signal } = context;
   const listed = gateways.flatMap(({ quic }) => quic);
   const texts = listed.length > 0 ? listed : [formatHostPort(context.url.host, QUIC_PORT)];
   const targets = [...new Set(texts)].slice(0, MAX_ADDRESSES).map(parseHostPort);
@@ -79,7 +79,7 @@ const tcpCandidates = (gateways: readonly GatewayAddress[], url: GatewayUrl): Ho
 };
 
 export const checkTcp = async (context: Context, gateways: readonly GatewayAddress[]): Promise<void> => {
-  const { deps, options, run, outbound, direct } = context;
+  const { deps, run, outbound, direct } = context;
   const named = new Set(tcpTargets(gateways[0] ?? {}, context.url).map(({ host, port }) => formatHostPort(host, port)));
   const open: { target: HostPort; socket: TLSSocket }[] = [];
   const check = (target: HostPort, way: Outbound, label: string): Promise<unknown> => {

@@ -72,7 +72,7 @@ export const checkLegs = async (
   gateway: GatewayAddress | undefined,
   transports: readonly Transport[],
 ): Promise<Transport[]> => {
-  const { deps, options, run, resolver, outbound } = context;
+  const { deps, run, resolver, outbound } = context;
   const { clock } = deps;
   const carried: Transport[] = [];
   if (!member || !gateway) return carried;
