@@ -127,9 +127,3 @@ export const alignColumns = (rows: readonly (readonly string[])[], left: readonl
     )
     .join('\n');
 };
-
-export const toMarkdown = (rows: readonly (readonly string[])[]): string => {
-  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
-  const [head = [], ...rest] = rows;
-  return [line(head), line(head.map(() => '---')), ...rest.map(line)].join('\n');
-};
