@@ -98,6 +98,16 @@ export default defineConfig(
     },
   },
   {
+    files: ['test/support/hostile-page.js'],
+    languageOptions: {
+      globals: Object.fromEntries(
+        'document navigator fetch Blob EventSource URL WebSocket Worker XMLHttpRequest setTimeout'
+          .split(' ')
+          .map((name) => [name, 'readonly']),
+      ),
+    },
+  },
+  {
     files: ['gateway/src/logs/page/*.js'],
     languageOptions: {
       globals: Object.fromEntries(

@@ -8,8 +8,8 @@ import { fieldValue } from './origins.ts';
 /** Name and value. */
 export type FieldLine = readonly [name: string, value: string];
 
-/** How long a browser may remember a preflight, s: the longest that Chromium keeps one is 2 h; rules change rarely. */
-export const PREFLIGHT_MAX_AGE_S = 600;
+/** How long a browser may remember a preflight, ms: the longest that Chromium keeps one is 2 h; rules change rarely. */
+export const PREFLIGHT_MAX_AGE_MS = 10 * 60 * 1_000;
 
 /** What a script may read of the gateway's own refusal. */
 const EXPOSED = 'Gateway-Error, WWW-Authenticate, X-Request-Id';
@@ -35,7 +35,7 @@ export const preflightFields = (origin: string, lines: readonly string[]): Field
     ['Access-Control-Allow-Credentials', 'true'],
     ['Access-Control-Allow-Methods', fieldValue(lines, 'access-control-request-method') ?? ''],
     ...(headers === undefined ? [] : [['Access-Control-Allow-Headers', headers] as const]),
-    ['Access-Control-Max-Age', String(PREFLIGHT_MAX_AGE_S)],
+    ['Access-Control-Max-Age', String(PREFLIGHT_MAX_AGE_MS / 1_000)],
     ['Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers'],
   ];
 };
