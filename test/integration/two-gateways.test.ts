@@ -5,8 +5,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { systemClock } from '../../shared/src/clock.ts';
+import { gatewaysResponseSchema } from '../../shared/src/identity/enrolment.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
 import { openEmbeddedDirectory } from '../../gateway/src/directory/embedded.ts';
+import { gatewayIdOf } from '../../gateway/src/tunnels/own-membership.ts';
+import { tcpTargets } from '../../tunnel-client/src/tcp-connector.ts';
 import { createUdpPath } from '../support/blocked-udp.ts';
 import { DOMAIN, portHost, startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startTestRunner, startUpstream, until } from '../support/runner.ts';
@@ -59,6 +62,38 @@ describe('a runner and two gateways', { timeout: 60_000 }, () => {
       runner.client.status().legs.map(({ gatewayId }) => gatewayId),
       [right.gateway.id],
     );
+  });
+
+  it('is told name, region, domain, addresses and keys of each', async (t) => {
+    const gateway = await startTestGateway({
+      config: { name: 'Frankfurt 1', region: 'eu', domains: [DOMAIN, 'other.localhost'] },
+    });
+    t.after(() => gateway.close());
+    const answer = await gateway.request(`api.${DOMAIN}`, '/v1/gateways');
+    const { gateways } = gatewaysResponseSchema.parse(JSON.parse(answer.body));
+    const [only, ...others] = gateways;
+    assert.deepEqual(others, []);
+    const { keys, ...rest } = only!;
+    assert.deepEqual(rest, {
+      id: gateway.gateway.id,
+      name: 'Frankfurt 1',
+      region: 'eu',
+      domain: DOMAIN,
+      quic: [`api.${DOMAIN}:${gateway.quicPort}`],
+      tcp: [`tunnel.${DOMAIN}:${gateway.httpsPort}`],
+    });
+    assert.deepEqual(
+      keys?.map((key) => gatewayIdOf(Buffer.from(key, 'base64url'))),
+      [gateway.gateway.id],
+    );
+    const at = (host: string) => ({ origin: `https://${host}:1`, host, port: 1 });
+    assert.deepEqual(tcpTargets(only!, at('api.other.localhost')), [
+      { host: 'tunnel.other.localhost', port: gateway.httpsPort },
+    ]);
+    assert.deepEqual(tcpTargets({}, at('api.x.test')), [
+      { host: 'tunnel.x.test', port: 1 },
+      { host: 'tunnel.x.test', port: 8443 },
+    ]);
   });
 
   it('passes over an address that is dead, and tries it last from then on', async (t) => {

@@ -11,6 +11,7 @@ import {
   type EnvironmentInput,
   type RunnerClient,
   type RunnerOptions,
+  type TransportChoice,
 } from '../../tunnel-client/src/client.ts';
 import type { TestGateway } from './gateway.ts';
 
@@ -35,6 +36,9 @@ export interface TestRunnerOptions extends Partial<RunnerOptions> {
   readonly like?: TestRunner;
 }
 
+/** What runners of tests use when the test does not say: whole test files are run over each transport this way. */
+const { TEST_TRANSPORT } = process.env;
+
 /** Enrols a runner at `gateway`, connects it, and waits until its first leg is up. */
 export const startTestRunner = async (gateway: TestGateway, options: TestRunnerOptions = {}): Promise<TestRunner> => {
   const { name = 'test', organization, like, ...rest } = options;
@@ -51,6 +55,7 @@ export const startTestRunner = async (gateway: TestGateway, options: TestRunnerO
     runnerId,
     ...(exchangeToken ? { exchangeToken } : {}),
     ca: gateway.ca,
+    ...(TEST_TRANSPORT === undefined ? {} : { transport: TEST_TRANSPORT as TransportChoice }),
     ...rest,
     stateDir,
   });

@@ -18,17 +18,21 @@ const TUNNEL_PORT = 8443;
 /** Until the next address is tried while one gives no answer, ms. Longer than between addresses of one name. */
 const NEXT_TARGET_MS = 1_000;
 
-/** Where to dial: what the gateway tells of itself, else the tunnel's name of the URL's domain. */
-export const tcpTargets = (gateway: Pick<GatewayAddress, 'tcp'>, url: GatewayUrl): readonly HostPort[] => {
+/**
+ * Where to dial: what the gateway tells of itself, else the tunnel's name of the URL's domain. A gateway of several
+ * domains tells the first one; this machine may know no other than the one in its configuration.
+ */
+export const tcpTargets = (gateway: Pick<GatewayAddress, 'tcp' | 'domain'>, url: GatewayUrl): readonly HostPort[] => {
+  const host = url.host.replace(/^api\./, 'tunnel.');
   const listed = (gateway.tcp ?? []).flatMap((text) => {
     try {
-      return parseHostPort(text);
+      const told = parseHostPort(text);
+      return told.host === `tunnel.${gateway.domain}` ? { host, port: told.port } : told;
     } catch {
       return [];
     }
   });
   if (listed.length > 0) return listed.slice(0, MAX_ADDRESSES);
-  const host = url.host.replace(/^api\./, 'tunnel.');
   return [...new Set([url.port, TUNNEL_PORT])].map((port) => ({ host, port }));
 };
 
