@@ -38,14 +38,16 @@ export const watchDataPath = (
   deps: { readonly clock: Clock; readonly random: () => number },
   handlers: HealthHandlers,
 ): (() => void) => {
-  const ended = new AbortController();
+  /** Of the echo under way: a leg at rest, of which there are thousands, holds none. */
+  let current: AbortController | undefined;
+  let hasEnded = false;
   let misses = 0;
   let cancelNext: () => void = () => {};
   let cancelTimeout: () => void = () => {};
 
-  const open = (): TunnelStream | undefined => {
+  const open = (signal: AbortSignal): TunnelStream | undefined => {
     try {
-      return leg.openStream(ECHO_TARGET, { signal: ended.signal });
+      return leg.openStream(ECHO_TARGET, { signal });
     } catch {
       // At its stream limit (a leg full of traffic), or ended: neither says anything of the data path.
       return undefined;
@@ -56,15 +58,19 @@ export const watchDataPath = (
     cancelNext = deps.clock.timer(ECHO_INTERVAL_MS, echo);
     const sentAt = deps.clock.monotonic();
     const receivedBefore = leg.stats().bytesReceived;
-    const stream = open();
+    const ended = new AbortController();
+    const stream = open(ended.signal);
     if (!stream) return;
+    current = ended;
     let answered = false;
     const finish = (alive: boolean, rttMs?: number): void => {
       if (answered) return;
       answered = true;
+      current = undefined;
       cancelTimeout();
+      cancelTimeout = () => {};
       stream.destroy();
-      if (ended.signal.aborted) return;
+      if (hasEnded) return;
       misses = alive ? 0 : misses + 1;
       if (alive) handlers.onAlive(rttMs);
       else if (misses >= ECHO_MISSES) handlers.onDead();
@@ -79,7 +85,8 @@ export const watchDataPath = (
 
   cancelNext = deps.clock.timer(deps.random() * ECHO_INTERVAL_MS, echo);
   return () => {
-    ended.abort();
+    hasEnded = true;
+    current?.abort();
     cancelNext();
     cancelTimeout();
   };

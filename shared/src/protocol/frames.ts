@@ -193,9 +193,11 @@ export interface FrameDecoder {
   readonly atBoundary: boolean;
 }
 
+const NOTHING_GATHERED = Buffer.alloc(0);
+
 export const createFrameDecoder = (handlers: FrameHandlers): FrameDecoder => {
   // Header and payload of small frames are gathered here when a chunk ends within them.
-  const gathered = Buffer.allocUnsafe(FRAME_HEADER_BYTES + MAX_OPEN_BYTES);
+  let gathered: Buffer = NOTHING_GATHERED;
   let have = 0;
   /** Bytes of DATA (or of a skipped frame) still to come, of stream `dataId`. */
   let remaining = 0;
@@ -252,6 +254,7 @@ export const createFrameDecoder = (handlers: FrameHandlers): FrameDecoder => {
   };
 
   const gather = (chunk: Buffer, at: number): number => {
+    if (gathered.length === 0) gathered = Buffer.allocUnsafe(FRAME_HEADER_BYTES + MAX_OPEN_BYTES);
     have += chunk.copy(gathered, have, at);
     return chunk.length;
   };

@@ -197,18 +197,24 @@ export const createLane = (
     },
     async run(handlers) {
       const decoder = createFrameDecoder(handlers);
-      // The transport reads the next chunk while this one is worked on.
-      for (let next = stream.read(); ;) {
+      let next = stream.read();
+      /** One chunk, false at the end. In a call of its own, so that no variable holds it while the next is awaited. */
+      const step = async (): Promise<boolean> => {
         const chunk = await next;
-        if (chunk === null) return;
+        if (chunk === null) return false;
+        // The transport reads the next chunk while this one is worked on.
         next = stream.read();
         next.catch(ignore);
-        const step = bulkTurns ? BULK_TURN_BYTES : chunk.byteLength;
-        for (let at = 0; at < chunk.byteLength; at += step) {
-          if (bulkTurns) await bulkTurns.nextPiece();
-          decoder.push(at === 0 && step >= chunk.byteLength ? chunk : chunk.subarray(at, at + step));
+        if (!bulkTurns) decoder.push(chunk);
+        else {
+          for (let at = 0; at < chunk.byteLength; at += BULK_TURN_BYTES) {
+            await bulkTurns.nextPiece();
+            decoder.push(chunk.subarray(at, at + BULK_TURN_BYTES));
+          }
         }
-      }
+        return true;
+      };
+      while (await step());
     },
   };
   return lane;

@@ -27,7 +27,7 @@ import type { Lane } from './lane.ts';
 import { LaneError, createLaneSet } from './lane-set.ts';
 import type { Leg, LegEnd, LegHandlers, TunnelStream } from './leg.ts';
 import type { LegLimits } from './limits.ts';
-import type { MessageOf, OutgoingMessage } from './messages.ts';
+import type { Message, MessageOf, OutgoingMessage } from './messages.ts';
 import { watchSilence } from './silence.ts';
 import type { Target } from './target.ts';
 import { LegStream, type StreamHost } from './tunnel-stream.ts';
@@ -289,39 +289,40 @@ export const createLeg = (parts: LegParts): Leg => {
     { role, limits, bulkLanes: isOverTcp ? 1 : limits.bulkLanes },
   );
 
-  const acceptLanes = async (signal: AbortSignal): Promise<void> => {
-    for (let next = parts.nextStream; ; next = undefined) {
-      const stream = await (next ?? connection.acceptStream({ signal }));
-      void lanes.accept(stream).catch(fail);
-    }
+  /** Until the connection ends, which rejects it. */
+  const acceptLanes = async (): Promise<void> => {
+    if (parts.nextStream) lanes.accept(await parts.nextStream).catch(fail);
+    const { signal } = new AbortController();
+    for (;;) lanes.accept(await connection.acceptStream({ signal })).catch(fail);
   };
 
-  const runControl = async (): Promise<void> => {
-    for (;;) {
-      const message = await control.receive();
-      if (message === null) throw new LegFault('protocol_error', 'the control stream ended before goodbye');
-      switch (message.type) {
-        case 'goodbye':
-          return finish({
-            code: parseCloseCode(message.code),
-            by: 'remote',
-            ...(message.reason ? { reason: message.reason } : {}),
-          });
-        case 'ping':
-          control.send({ type: 'pong', id: message.id }).catch(fail);
-          break;
-        case 'pong':
-          break;
-        case 'activate':
-        case 'environments':
-        case 'environmentsResult':
-        case 'drain':
-          handlers.onMessage?.(message);
-          break;
-        default:
-          throw new LegFault('protocol_error', `${message.type} out of turn`);
-      }
+  const onMessage = (message: Message | null): void => {
+    if (message === null) throw new LegFault('protocol_error', 'the control stream ended before goodbye');
+    switch (message.type) {
+      case 'goodbye':
+        return finish({
+          code: parseCloseCode(message.code),
+          by: 'remote',
+          ...(message.reason ? { reason: message.reason } : {}),
+        });
+      case 'ping':
+        control.send({ type: 'pong', id: message.id }).catch(fail);
+        return;
+      case 'pong':
+        return;
+      case 'activate':
+      case 'environments':
+      case 'environmentsResult':
+      case 'drain':
+        handlers.onMessage?.(message);
+        return;
+      default:
+        throw new LegFault('protocol_error', `${message.type} out of turn`);
     }
+  };
+  /** No variable holds a message, which may be large, while the next one is awaited. */
+  const runControl = async (): Promise<void> => {
+    while (!ended) onMessage(await control.receive());
   };
 
   const leg: Leg = {
@@ -338,12 +339,8 @@ export const createLeg = (parts: LegParts): Leg => {
     },
     attach(given) {
       handlers = given;
-      const accepting = new AbortController();
-      void closed.then(() => accepting.abort());
       runControl().catch(fail);
-      acceptLanes(accepting.signal).catch((error: unknown) => {
-        if (!accepting.signal.aborted) fail(error);
-      });
+      acceptLanes().catch(fail);
       if (parts.firstLane) lanes.start(parts.firstLane);
       if (isOverTcp) {
         const onDead = (): void => {
