@@ -87,7 +87,8 @@ export const relay = (
   new Promise((resolve, reject) => {
     const { exchange, response, body } = request;
     const deadline = createDeadline(deps.clock);
-    let writer: RequestWriter | undefined;
+    // Read by what is called back, once the request is written below.
+    let writer = undefined as RequestWriter | undefined;
     let watch: FlowWatch | undefined;
     let connected = connection.reused;
     let sent = false;

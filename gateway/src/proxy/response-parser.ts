@@ -362,6 +362,8 @@ export const createResponseParser = (limits: { readonly maxHeadBytes: number }):
         if (byte !== LF) throw new ResponseFault('a chunk ends without LF');
         beginSize();
         return;
+      default:
+        throw new TypeError(`${state} is not read byte by byte`);
     }
   };
 
