@@ -87,7 +87,9 @@ export const sandboxed = (root: string, command: readonly string[], options: San
   const links = machine.filter((name) => lstatSync(join('/', name)).isSymbolicLink());
   return [
     'bwrap',
-    ...['--tmpfs', '/', '--proc', '/proc', '--dev', '/dev', '--tmpfs', '/tmp', '--die-with-parent'],
+    ...['--tmpfs', '/', '--proc', '/proc', '--dev', '/dev', '--tmpfs', '/tmp'],
+    // Whatever runs inside ends with the sandbox.
+    ...['--unshare-pid', '--die-with-parent'],
     ...links.flatMap((name) => ['--symlink', readlinkSync(join('/', name)), join('/', name)]),
     ...machine
       .filter((name) => !links.includes(name))
@@ -116,13 +118,15 @@ export const sandboxed = (root: string, command: readonly string[], options: San
   ];
 };
 
-/** Asks the program in a sandbox to end: the sandbox passes no signals on. */
+const childrenOf = (pid: number): number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+
+/** Asks the program in a sandbox to end: the sandbox itself passes no signals on. */
 export const endSandboxed = (sandbox: ChildProcess): void => {
-  const { pid } = sandbox;
-  if (pid === undefined || sandbox.exitCode !== null) return;
-  for (const child of readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')) {
-    process.kill(Number(child), 'SIGTERM');
-  }
+  if (sandbox.pid === undefined || sandbox.exitCode !== null) return;
+  let pids = [sandbox.pid];
+  for (let below = pids; below.length > 0; below = below.flatMap(childrenOf)) pids = below;
+  for (const pid of pids) process.kill(pid, 'SIGTERM');
 };
 
 /** Directories at the top that instructions may write. */
