@@ -25,8 +25,9 @@ import type { GatewayConfig, InternalAddress, ListenAddress } from './config.ts'
 import type { Directory } from './directory/directory.ts';
 import { openEmbeddedDirectory } from './directory/embedded.ts';
 import { keepKeysFresh } from './directory/key-rotation.ts';
-import { CertificateError, loadCertificates, type CertificateStore } from './edge/certificates.ts';
+import { CertificateError } from './edge/certificates.ts';
 import { createEdge, type Edge } from './edge/edge.ts';
+import { openCertificates, type LiveCertificates } from './edge/live-certificates.ts';
 import { createOwnHosts } from './hosts/own-hosts.ts';
 import { createLogsHost } from './logs/logs-host.ts';
 import { createViewerPage } from './logs/viewer-page.ts';
@@ -146,6 +147,7 @@ interface Parts {
   readonly key: IdentityKey;
   /** Undefined: nobody can sign in here. */
   readonly signIn: SignIn | undefined;
+  readonly certificates: LiveCertificates;
 }
 
 /** What the parts learn of only when the listeners are up. */
@@ -206,9 +208,9 @@ const openSignIn = async (config: GatewayConfig, deps: SignInDeps): Promise<Sign
   }
 };
 
-const openCertificateStore = async (config: GatewayConfig, log: Logger, clock: Clock): Promise<CertificateStore> => {
+const openCertificateStore = async (config: GatewayConfig, log: Logger, clock: Clock): Promise<LiveCertificates> => {
   try {
-    const store = await loadCertificates({ clock }, config);
+    const store = await openCertificates({ clock, log }, config);
     for (const { names, certificatePath, fingerprint, selfSigned, validTo } of store.certificates) {
       log.info(
         { names, certificatePath, fingerprint, selfSigned, validTo: new Date(validTo).toISOString() },
@@ -267,6 +269,8 @@ const makeParts = async (
   const totals = createTunnelTotals();
   const metrics = createMetrics({
     tunnels: () => ({ ...totals.snapshot(registry.legs()), ...acceptor.stats() }),
+    certificates: () => certificates.certificates,
+    certificateFaults: () => certificates.faults().length,
   });
   const signingKeys = createSigningKeys({ directory, clock });
   closers.add('signing keys', () => signingKeys.close());
@@ -380,6 +384,7 @@ const makeParts = async (
   closers.add('ticket keys', () => ticketKeys.close());
   closers.add('rotation of keys', keepKeysFresh({ directory, clock, log }));
   const certificates = await openCertificateStore(config, log, clock);
+  closers.add('certificates', () => certificates.close());
   const logExchange = createAccessLog(log);
   const edge = createEdge({
     domains,
@@ -418,7 +423,7 @@ const makeParts = async (
     onRefused: (code) => metrics.refused(code),
   });
   closers.add('edge', () => edge.close());
-  return { directory, membership, other, registry, acceptor, edge, metrics, key, signIn };
+  return { directory, membership, other, registry, acceptor, edge, metrics, key, signIn, certificates };
 };
 
 /**
@@ -438,6 +443,10 @@ export const startGateway = async (
     throw error;
   }
 };
+
+/** Nobody gets through then, but a gateway that ended for it would only come back to the same. */
+const allExpired = ({ certificates }: LiveCertificates, clock: Clock): string | undefined =>
+  certificates.every(({ validTo }) => validTo <= clock.now()) ? 'every certificate has expired' : undefined;
 
 const start = async (
   config: GatewayConfig,
@@ -461,10 +470,14 @@ const start = async (
   const internal = await listenInternal(
     {
       token,
-      notReady: () => notReady,
+      notReady: () => notReady ?? allExpired(parts.certificates, clock),
       impaired: () => {
         const noSignIn = parts.signIn?.problem();
-        const problems = [noSignIn && `nobody can sign in: ${noSignIn}`, parts.other?.problem()];
+        const problems = [
+          noSignIn && `nobody can sign in: ${noSignIn}`,
+          parts.other?.problem(),
+          ...parts.certificates.faults().map((fault) => `a certificate cannot be replaced: ${fault}`),
+        ];
         return problems.filter((problem) => problem !== undefined).join('\n') || undefined;
       },
       metrics,
@@ -472,6 +485,10 @@ const start = async (
         gateway: { id: membership.gatewayId, upForMs: Math.round(clock.monotonic() - startedAt), notReady },
         signIn: parts.signIn && { issuer: config.signIn?.issuer, problem: parts.signIn.problem() },
         listeners: { https: bound.https, http: bound.http, quic: bound.quic.map(({ address }) => address) },
+        certificates: parts.certificates.certificates.map((certificate) => ({
+          ...certificate,
+          validTo: new Date(certificate.validTo).toISOString(),
+        })),
         edge: edge.stats(),
         legs: registry.legs(),
         environments: registry.environments(),

@@ -11,6 +11,12 @@ export interface CertificatePair {
   readonly key: string;
 }
 
+export interface CertificateOptions {
+  readonly tls: readonly CertificatePair[];
+  readonly stateDir: string;
+  readonly domains: readonly string[];
+}
+
 export interface CertificateInfo {
   readonly certificatePath: string;
   readonly names: readonly string[];
@@ -45,12 +51,17 @@ export class CertificateError extends Error {
   }
 }
 
-interface Loaded {
-  readonly info: CertificateInfo;
+/** What the two files of a pair hold. */
+interface PairText {
   readonly cert: string;
   readonly key: string;
+}
+
+export interface LoadedCertificate extends PairText {
+  readonly info: CertificateInfo;
   readonly context: SecureContext;
 }
+type Loaded = LoadedCertificate;
 
 const READ_FAULTS: Readonly<Record<string, string>> = {
   ENOENT: 'the file does not exist',
@@ -83,9 +94,14 @@ const namesOf = (certificate: X509Certificate): string[] => {
   return common ? [common.toLowerCase()] : [];
 };
 
-const load = async (pair: CertificatePair): Promise<Loaded> => {
-  const cert = await readPem(pair.certificate, 'TLS certificate', /-----BEGIN (?:TRUSTED )?CERTIFICATE-----/);
-  const key = await readPem(pair.key, 'TLS key', /-----BEGIN [A-Z ]*PRIVATE KEY-----/);
+/** Rejects with {@link CertificateError}. */
+export const readPair = async (pair: CertificatePair): Promise<PairText> => ({
+  cert: await readPem(pair.certificate, 'TLS certificate', /-----BEGIN (?:TRUSTED )?CERTIFICATE-----/),
+  key: await readPem(pair.key, 'TLS key', /-----BEGIN [A-Z ]*PRIVATE KEY-----/),
+});
+
+/** Throws {@link CertificateError}. */
+export const parsePair = (pair: CertificatePair, { cert, key }: PairText): LoadedCertificate => {
   if (/ENCRYPTED/.test(key)) {
     throw new CertificateError(
       'encrypted',
@@ -142,7 +158,7 @@ const load = async (pair: CertificatePair): Promise<Loaded> => {
   return { info, cert, key, context };
 };
 
-const findWarnings = (loaded: readonly Loaded[], domains: readonly string[], now: number): string[] => {
+export const findWarnings = (loaded: readonly Loaded[], domains: readonly string[], now: number): string[] => {
   const covered = new Set(loaded.flatMap(({ info }) => info.names));
   const uncovered = domains.flatMap((domain) => [domain, `*.${domain}`]).filter((name) => !covered.has(name));
   return [
@@ -153,7 +169,7 @@ const findWarnings = (loaded: readonly Loaded[], domains: readonly string[], now
   ];
 };
 
-const createStore = (loaded: readonly [Loaded, ...Loaded[]], warnings: readonly string[]): CertificateStore => {
+export const createStore = (loaded: readonly [Loaded, ...Loaded[]], warnings: readonly string[]): CertificateStore => {
   const byName = new Map<string, SecureContext>();
   for (const { info, context } of loaded) {
     for (const name of info.names) if (!byName.has(name)) byName.set(name, context);
@@ -177,15 +193,21 @@ const createStore = (loaded: readonly [Loaded, ...Loaded[]], warnings: readonly 
  */
 export const loadCertificates = async (
   deps: { readonly clock: Clock },
-  options: {
-    readonly tls: readonly CertificatePair[];
-    readonly stateDir: string;
-    readonly domains: readonly string[];
-  },
-): Promise<CertificateStore> => {
+  options: CertificateOptions,
+): Promise<CertificateStore> => (await loadPairs(deps, options)).store;
+
+/** The same, with what is needed to follow the files. */
+export const loadPairs = async (
+  deps: { readonly clock: Clock },
+  options: CertificateOptions,
+): Promise<{
+  readonly pairs: readonly CertificatePair[];
+  readonly loaded: readonly [LoadedCertificate, ...LoadedCertificate[]];
+  readonly store: CertificateStore;
+}> => {
   const pairs = options.tls.length > 0 ? options.tls : [await ensureSelfSigned(deps, options)];
-  const [first, ...rest] = await Promise.all(pairs.map(load));
+  const [first, ...rest] = await Promise.all(pairs.map(async (pair) => parsePair(pair, await readPair(pair))));
   if (!first) throw new TypeError('there is no certificate');
   const loaded = [first, ...rest] as const;
-  return createStore(loaded, findWarnings(loaded, options.domains, deps.clock.now()));
+  return { pairs, loaded, store: createStore(loaded, findWarnings(loaded, options.domains, deps.clock.now())) };
 };

@@ -21,6 +21,7 @@ import { acceptConnections, createConnectionCounter, type Acceptor } from './con
 import { createDispatcher } from './dispatch.ts';
 import { createHttp1Server } from './http1-server.ts';
 import { createHttp2Server } from './http2-server.ts';
+import type { LiveCertificates } from './live-certificates.ts';
 import { createPlainServer } from './plain-listener.ts';
 import { createTlsServer } from './tls-server.ts';
 
@@ -80,7 +81,7 @@ export interface EdgeDeps {
   readonly publicPorts: () => ReadonlySet<number>;
   /** Port of https URLs, for redirects from plain HTTP. */
   readonly publicPort: () => number;
-  readonly certificates: CertificateStore;
+  readonly certificates: CertificateStore & Partial<Pick<LiveCertificates, 'onChange'>>;
   /** Absent: session tickets are good at this edge alone. */
   readonly ticketKeys?: Pick<TicketKeys, 'current' | 'onChange'>;
   readonly forwarder: EdgeForwarder;

@@ -4,6 +4,7 @@ import { createServer, type TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { TicketKeys } from '../access/ticket-keys.ts';
 import type { CertificateStore } from './certificates.ts';
+import type { LiveCertificates } from './live-certificates.ts';
 import { plainAddress } from './connections.ts';
 import type { EdgeLimits } from './edge.ts';
 import { TLS_OPTIONS } from './tls-options.ts';
@@ -16,7 +17,7 @@ export interface TlsServer {
 export const createTlsServer = (deps: {
   readonly log: Logger;
   readonly limits: Pick<EdgeLimits, 'tlsHandshakeTimeoutMs'>;
-  readonly certificates: CertificateStore;
+  readonly certificates: CertificateStore & Partial<Pick<LiveCertificates, 'onChange'>>;
   readonly ticketKeys: Pick<TicketKeys, 'current' | 'onChange'> | undefined;
   readonly onSecure: (socket: TLSSocket) => void;
 }): TlsServer => {
@@ -38,8 +39,17 @@ export const createTlsServer = (deps: {
     socket.destroy();
   });
   const stopFollowing = ticketKeys?.onChange((key) => server.setTicketKeys(key));
+  // For clients without a server name; the others get their context from the callback above.
+  const stopReplacing = certificates.onChange?.(() => {
+    server.setSecureContext({ ...TLS_OPTIONS, ...certificates.fallback });
+    // A new context has made up keys of its own.
+    if (ticketKeys) server.setTicketKeys(ticketKeys.current());
+  });
   return {
     accept: (socket) => void server.emit('connection', socket),
-    close: () => void stopFollowing?.(),
+    close() {
+      stopFollowing?.();
+      stopReplacing?.();
+    },
   };
 };

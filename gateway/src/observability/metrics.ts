@@ -44,7 +44,12 @@ const RTT_BUCKETS = [0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8
 const BACKEND_FAILURES =
   /^(?:upstream_|tunnel_lost$|runner_offline$|logs_unreachable$|login_(?:interrupted|service_unreachable|not_configured|runner_offline)$)/;
 
-export const createMetrics = (deps: { readonly tunnels: () => TunnelSnapshot }): Metrics => {
+export const createMetrics = (deps: {
+  readonly tunnels: () => TunnelSnapshot;
+  readonly certificates?: () => readonly { readonly names: readonly string[]; readonly validTo: number }[];
+  /** Certificates whose files hold something that cannot replace them. */
+  readonly certificateFaults?: () => number;
+}): Metrics => {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
@@ -115,6 +120,26 @@ export const createMetrics = (deps: { readonly tunnels: () => TunnelSnapshot }):
     collect() {
       this.reset();
       for (const [transport, count] of deps.tunnels().legs) this.set({ transport }, count);
+    },
+  });
+  new Gauge({
+    name: `${PREFIX}certificate_expiry_timestamp_seconds`,
+    help: 'When a TLS certificate of the configuration expires, by its first name.',
+    labelNames: ['certificate'] as const,
+    registers,
+    collect() {
+      this.reset();
+      for (const { names, validTo } of deps.certificates?.() ?? []) {
+        this.set({ certificate: names[0] ?? '' }, validTo / 1_000);
+      }
+    },
+  });
+  new Gauge({
+    name: `${PREFIX}certificate_faults`,
+    help: 'TLS certificates whose files were replaced by something that cannot be used; the old ones serve.',
+    registers,
+    collect() {
+      this.set(deps.certificateFaults?.() ?? 0);
     },
   });
   new Gauge({

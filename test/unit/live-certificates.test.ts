@@ -1,0 +1,144 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { connect, type TLSSocket } from 'node:tls';
+import type { CertificatePair } from '../../gateway/src/edge/certificates.ts';
+import { CERTIFICATE_CHECK_MS, openCertificates } from '../../gateway/src/edge/live-certificates.ts';
+import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
+import { createTlsServer } from '../../gateway/src/edge/tls-server.ts';
+import { keepLog } from '../support/gateway.ts';
+import { createManualClock } from '../support/manual-clock.ts';
+
+const DAY_MS = 24 * 3_600_000;
+
+const makePair = (name: string) =>
+  makeSelfSignedCertificate({ names: [name], notBefore: Date.now() - DAY_MS, notAfter: Date.now() + DAY_MS });
+
+const open = async (t: TestContext, names: readonly string[]) => {
+  const directory = await mkdtemp(join(tmpdir(), 'live-certificates-'));
+  t.after(() => rm(directory, { recursive: true, force: true }));
+  const tls: CertificatePair[] = [];
+  const write = async (index: number, name: string): Promise<void> => {
+    const made = await makePair(name);
+    await writeFile(tls[index]!.certificate, made.certificate);
+    await writeFile(tls[index]!.key, made.key);
+  };
+  for (const [index, name] of names.entries()) {
+    tls.push({ certificate: join(directory, `${index}.pem`), key: join(directory, `${index}.key`) });
+    await write(index, name);
+  }
+  const clock = createManualClock(Date.now());
+  const kept = keepLog();
+  const certificates = await openCertificates({ clock, log: kept.log }, { tls, stateDir: directory, domains: names });
+  t.after(() => certificates.close());
+  return { clock, certificates, tls, write, ...kept };
+};
+
+/** A TLS server with these certificates; `dial` ends its handshake and gives the socket. */
+const serve = async (t: TestContext, { certificates, log }: Awaited<ReturnType<typeof open>>) => {
+  const tls = createTlsServer({
+    log,
+    limits: { tlsHandshakeTimeoutMs: 10_000 },
+    certificates,
+    ticketKeys: undefined,
+    onSecure: (socket) => void socket.pipe(socket),
+  });
+  const server = createServer((socket) => tls.accept(socket));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const sockets = new Set<TLSSocket>();
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    tls.close();
+    server.close();
+  });
+  return async (servername?: string): Promise<TLSSocket> => {
+    const { port } = server.address() as AddressInfo;
+    const socket = connect({
+      host: '127.0.0.1',
+      port,
+      rejectUnauthorized: false,
+      ...(servername === undefined ? {} : { servername }),
+    });
+    sockets.add(socket);
+    await once(socket, 'secureConnect');
+    return socket;
+  };
+};
+const subjectOf = (socket: TLSSocket): string => socket.getPeerCertificate().subjectaltname ?? '';
+
+test('a replaced certificate serves new handshakes within a minute, and connections that are up go on', async (t) => {
+  const world = await open(t, ['a.example', 'b.example']);
+  const dial = await serve(t, world);
+  const before = await dial('b.example');
+  assert.equal(subjectOf(before), 'DNS:b.example');
+  assert.equal(subjectOf(await dial()), 'DNS:a.example');
+
+  await world.write(1, 'new.b.example');
+  await world.write(0, 'new.a.example');
+  const changed = new Promise<void>((resolve) => void world.certificates.onChange(resolve));
+  assert.ok(CERTIFICATE_CHECK_MS <= 60_000);
+  await world.clock.advance(CERTIFICATE_CHECK_MS);
+  await changed;
+  assert.equal(subjectOf(await dial('new.b.example')), 'DNS:new.b.example');
+  assert.equal(subjectOf(await dial()), 'DNS:new.a.example', 'also for clients without a server name');
+  assert.equal(world.lines.filter(({ msg }) => msg === 'certificate replaced').length, 2);
+
+  before.write('still here');
+  assert.equal(String(await once(before, 'data')), 'still here');
+});
+
+test('a bad replacement keeps the old certificate, is reported once, and a good one ends it', async (t) => {
+  const world = await open(t, ['a.example', 'b.example']);
+  const dial = await serve(t, world);
+  const [pair] = world.tls;
+  const other = await makePair('a.example');
+  await writeFile(pair!.key, other.key);
+  await world.write(1, 'new.b.example');
+  assert.deepEqual(world.certificates.faults(), []);
+
+  const replaced = world.waitFor(({ msg }) => msg === 'certificate replaced');
+  await world.clock.advance(CERTIFICATE_CHECK_MS);
+  await replaced;
+  assert.deepEqual(world.certificates.faults(), [], 'a pair that is caught half written is no fault yet');
+  assert.equal(subjectOf(await dial('new.b.example')), 'DNS:new.b.example', 'the others are replaced all the same');
+
+  const { replaced: none, faults } = await world.certificates.check();
+  assert.deepEqual(none, []);
+  assert.match(faults.join(), /0\.key: TLS key: the key does not belong/);
+  await world.certificates.check();
+  const reports = world.lines.filter(({ msg }) => msg.startsWith('a certificate cannot be replaced'));
+  assert.deepEqual(
+    reports.map(({ code }) => code),
+    ['key_mismatch'],
+    'once, not at each check',
+  );
+  assert.equal(subjectOf(await dial('a.example')), 'DNS:a.example');
+
+  await rm(pair!.certificate);
+  const missing = await world.certificates.check();
+  assert.match(missing.faults.join(), /does not exist/);
+  assert.equal(subjectOf(await dial('a.example')), 'DNS:a.example');
+
+  await world.write(0, 'good.a.example');
+  const last = await world.certificates.check();
+  assert.deepEqual(last, { replaced: [pair!.certificate], faults: [] });
+  assert.equal(subjectOf(await dial('good.a.example')), 'DNS:good.a.example');
+});
+
+test('without being asked, a fault is reported at the second check in a row', async (t) => {
+  const world = await open(t, ['a.example']);
+  await writeFile(world.tls[0]!.certificate, 'junk');
+  const reported = world.waitFor(({ level, code }) => level === 'error' && code === 'not_pem');
+  let checks = 0;
+  const step = async (): Promise<void> => {
+    for (; world.certificates.faults().length === 0; checks += 1) await world.clock.advance(CERTIFICATE_CHECK_MS);
+  };
+  await step();
+  await reported;
+  assert.ok(checks >= 2, `${checks} checks`);
+});
