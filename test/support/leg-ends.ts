@@ -2,7 +2,7 @@
 import { systemClock } from '../../shared/src/clock.ts';
 import { acceptLeg, dialLeg } from '../../shared/src/protocol/handshake.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
-import type { TransportName } from '../../shared/src/transport/connection.ts';
+import type { ConnectionStats, TransportName } from '../../shared/src/transport/connection.ts';
 import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
 import { createTestCluster } from './identities.ts';
 import { never } from './legs.ts';
@@ -13,6 +13,8 @@ export interface LegEnds {
   readonly gatewayLeg: Leg;
   /** Something arrives at the runner. */
   hear(): void;
+  /** What the runner's end tells of its path. */
+  readonly path: { rttMs: number | undefined; packets: { sent: number; lost: number } | undefined };
   close(): Promise<void>;
 }
 
@@ -21,7 +23,12 @@ export const makeLegEnds = async (gatewayId: string, transport: TransportName = 
   const [runner, gateway] = [await cluster.runner(), await cluster.gateway(gatewayId)];
   const pair = memoryConnectionPair({ diallerKey: runner.key.publicKey, acceptorKey: gateway.key.publicKey });
   let heard = 0;
-  const dialler = { ...pair.dialler, transport, stats: () => ({ ...pair.dialler.stats(), received: heard }) };
+  const path: LegEnds['path'] = { rttMs: undefined, packets: undefined };
+  const stats = (): ConnectionStats => {
+    const { rttMs, packets } = path;
+    return { ...pair.dialler.stats(), received: heard, rttMs, ...(packets ? { packets: { ...packets } } : {}) };
+  };
+  const dialler = { ...pair.dialler, transport, stats };
   const deps = { clock: systemClock };
   const [gatewayLeg, runnerLeg] = await Promise.all([
     acceptLeg(
@@ -50,6 +57,7 @@ export const makeLegEnds = async (gatewayId: string, transport: TransportName = 
   return {
     runnerLeg,
     gatewayLeg,
+    path,
     hear: () => (heard += 1),
     async close() {
       runnerLeg.abort('closed');

@@ -29,6 +29,10 @@ const start = () => {
   const clock = createManualClock();
   const made: Made[] = [];
   const works: Record<Transport, boolean> = { quic: true, webtransport: true, websocket: true };
+  /** Share of the packets that QUIC loses, what each transport then carries, and its packets in a second. */
+  const path = { loss: 0, rttMs: 100, packetsPerSecond: 100 };
+  const goodput: Record<Transport, number> = { quic: 100, webtransport: 100, websocket: 100 };
+  const measured: string[] = [];
   const ups: { readonly at: number; readonly transport: string; readonly reason: string }[] = [];
   let handshakes = 0;
   const race = createTransportRace(
@@ -46,6 +50,7 @@ const start = () => {
         handshakes += 1;
         const ends = await makeLegEnds('gw', transport);
         handshakes -= 1;
+        if (transport === 'quic') ends.path.packets = { sent: 0, lost: 0 };
         made.push({ ...ends, transport });
         return ends.runnerLeg;
       },
@@ -58,6 +63,10 @@ const start = () => {
     log: silentLogger,
     transports: TRANSPORTS,
     dial: race,
+    measure: (leg) => {
+      measured.push(leg.transport);
+      return Promise.resolve(goodput[leg.transport as Transport]);
+    },
     attach: (leg) => leg.attach({}),
     onUp: ({ leg, reason }) => ups.push({ at: clock.monotonic(), transport: leg.transport, reason }),
     onState: () => undefined,
@@ -81,6 +90,12 @@ const start = () => {
     for (let passed = 0; passed < ms; passed += STEP_MS) {
       silentMs = works.quic ? 0 : silentMs + STEP_MS;
       for (const each of made) {
+        if (each.path.packets) {
+          each.path.rttMs = path.rttMs;
+          const sent = (path.packetsPerSecond * STEP_MS) / 1_000;
+          each.path.packets.sent += sent;
+          each.path.packets.lost += path.loss * sent;
+        }
         if (works[each.transport]) each.hear();
         else if (each.transport === 'quic' && silentMs >= 5_000) each.runnerLeg.abort('lost');
       }
@@ -89,7 +104,7 @@ const start = () => {
       await settle(HANDSHAKE_TURNS / 10);
     }
   };
-  return { clock, supervisor, works, ups, made, serving, pass };
+  return { clock, supervisor, works, path, goodput, measured, ups, made, serving, pass };
 };
 
 describe('a better transport', () => {
@@ -186,4 +201,105 @@ describe('a better transport', () => {
       switches.slice(3).forEach(({ at }, index) => assert.ok(at - (switches[index]?.at ?? 0) >= 2 * MINUTE_MS));
     });
   }
+});
+
+describe('a path that loses packets', () => {
+  const startOnQuic = async () => {
+    const world = start();
+    world.supervisor.setGateways([{ id: 'gw', quic: ['gw.test:1'] }]);
+    await world.pass(1_000);
+    assert.equal(world.serving()?.leg.transport, 'quic');
+    return world;
+  };
+
+  it('is left for WebTransport, after 30 s, where that carries more; the leg says why', async () => {
+    const world = await startOnQuic();
+    Object.assign(world.goodput, { quic: 100, webtransport: 150 });
+    world.path.loss = 0.002;
+    await world.pass(29_000);
+    assert.deepEqual(world.measured, []);
+    await world.pass(5_000);
+    assert.deepEqual(
+      world.ups.map(({ transport, reason }) => [transport, reason]),
+      [
+        ['quic', 'first'],
+        ['webtransport', 'lossy'],
+      ],
+    );
+    await world.pass(5_000);
+    assert.deepEqual(
+      world.supervisor.legs().map(({ leg, state }) => [leg.transport, state]),
+      [['webtransport', 'up']],
+    );
+  });
+
+  for (const [what, change] of [
+    ['loses less', { loss: 0.0009 }],
+    ['is short', { loss: 0.05, rttMs: 20 }],
+    ['is at rest', { loss: 0.05, packetsPerSecond: 1 }],
+  ] as const) {
+    it(`is not one that ${what}`, async () => {
+      const world = await startOnQuic();
+      Object.assign(world.goodput, { quic: 1, webtransport: 100 });
+      Object.assign(world.path, change);
+      await world.pass(2 * MINUTE_MS);
+      assert.deepEqual(world.measured, []);
+    });
+  }
+
+  it('is not left where WebTransport carries little more, and is measured ever less often', async () => {
+    const world = await startOnQuic();
+    Object.assign(world.goodput, { quic: 100, webtransport: 149 });
+    world.path.loss = 0.01;
+    await world.pass(40_000);
+    const once = world.measured.length;
+    assert.equal(once, 2 * BETTER_LIMITS.transfers);
+    assert.deepEqual(
+      world.supervisor.legs().map(({ leg, state }) => [leg.transport, state]),
+      [['quic', 'up']],
+    );
+    await world.pass(BETTER_LIMITS.firstLookMs + 30_000);
+    assert.equal(world.measured.length, 2 * once);
+    await world.pass(BETTER_LIMITS.firstLookMs + 30_000);
+    assert.equal(world.measured.length, 2 * once);
+    await world.pass(BETTER_LIMITS.firstLookMs);
+    assert.equal(world.measured.length, 3 * once);
+    assert.equal(world.ups.length, 1);
+  });
+
+  it('is gone back to by QUIC when that carries as much again, and not before', async () => {
+    const world = await startOnQuic();
+    Object.assign(world.goodput, { quic: 10, webtransport: 100 });
+    world.path.loss = 0.01;
+    await world.pass(40_000);
+    assert.equal(world.serving()?.leg.transport, 'webtransport');
+    world.goodput.quic = 89;
+    await world.pass(4 * MINUTE_MS);
+    assert.equal(world.serving()?.leg.transport, 'webtransport');
+    world.goodput.quic = 90;
+    world.path.loss = 0;
+    await world.pass(12 * MINUTE_MS);
+    assert.deepEqual(
+      world.ups.map(({ transport, reason }) => [transport, reason]),
+      [
+        ['quic', 'first'],
+        ['webtransport', 'lossy'],
+        ['quic', 'better'],
+      ],
+    );
+    assert.equal(world.supervisor.legs().length, 1);
+  });
+
+  it('that comes and goes leads to one switch a minute at most', async () => {
+    const world = await startOnQuic();
+    for (let minute = 0; minute < 60; minute++) {
+      const isLossy = minute % 2 === 0;
+      world.path.loss = isLossy ? 0.01 : 0;
+      Object.assign(world.goodput, { quic: isLossy ? 10 : 100, webtransport: 100 });
+      await world.pass(MINUTE_MS);
+    }
+    const times = world.ups.slice(1).map(({ at }) => at);
+    assert.ok(times.length >= 2, 'it never moved');
+    times.slice(1).forEach((at, index) => assert.ok(at - (times[index] ?? 0) >= MINUTE_MS));
+  });
 });

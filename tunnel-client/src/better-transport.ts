@@ -1,21 +1,28 @@
 /**
  * Looks for a better transport than the one in use, beside it: QUIC where UDP was blocked, WebTransport where only a
- * WebSocket came up. A leg of it comes up on standby, and is moved to when it has answered, stayed, and is not slower.
+ * WebSocket came up, and where QUIC loses packets. A leg of it comes up on standby, and is moved to when it has answered,
+ * stayed, and is not slower.
  *
- *     wait 1 min ──► dial ──► echo ──► 10 s ──► echo both ──► move
+ *     wait 1 min ──► dial ──► echo ──► 10 s ──► echo both ──► move        off QUIC; after a loss a transfer decides too
  *        ▲            │         │        │          │
  *        └── twice as long, up to 10 min ───────────┘
+ *     packets are lost for 30 s ──► dial ──► a transfer over both ──► move        on QUIC
+ *        ▲                           │              │
+ *        └── not for 1 min, then twice as long ─────┘
  */
 import { type Clock, delay } from '../../shared/src/clock.ts';
 import { echo } from '../../shared/src/protocol/echo.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
+import { measureGoodput } from './goodput.ts';
 import type { Logger } from './logger.ts';
+import { PATH_LOSS_LIMITS, type PathLossLimits, untilLossy } from './path-loss.ts';
 import type { Legs, ManagedLeg } from './supervised-legs.ts';
-import { type Transport, TRANSPORTS } from './transport.ts';
+import { type Transport, type TransportReason, TRANSPORTS } from './transport.ts';
 import type { DialGateway } from './transport-race.ts';
 
-export interface BetterLimits {
+/** The limits of `path-loss.ts` say when a path counts as lossy. */
+export interface BetterLimits extends PathLossLimits {
   /** Until the first look, ms; doubled after each one that came to nothing. */
   readonly firstLookMs: number;
   /** ms. */
@@ -34,6 +41,14 @@ export interface BetterLimits {
   readonly movesApartMs: number;
   /** A leg that was moved to and lost sooner than this was no good choice, ms: the next look is later, not sooner. */
   readonly stableMs: number;
+  /** Transfers over each of two legs that are compared on a lossy path; the slowest counts. */
+  readonly transfers: number;
+  /** Of one transfer, ms; it counts with what it moved until then. */
+  readonly transferTimeoutMs: number;
+  /** How much more WebTransport must carry to be moved to from QUIC: the measurement is short, and QUIC the first choice. */
+  readonly gain: number;
+  /** The share of what WebTransport carries with which QUIC is good enough to be moved back to. */
+  readonly goodEnough: number;
 }
 
 export const BETTER_LIMITS: BetterLimits = {
@@ -46,7 +61,15 @@ export const BETTER_LIMITS: BetterLimits = {
   toleranceMs: 10,
   movesApartMs: 120_000,
   stableMs: 600_000,
+  ...PATH_LOSS_LIMITS,
+  transfers: 2,
+  transferTimeoutMs: 20_000,
+  gain: 1.5,
+  goodEnough: 0.9,
 };
+
+/** What carries more than QUIC where packets are lost: a WebSocket does no better than WebTransport, with more work. */
+const AROUND_LOSS: readonly Transport[] = ['webtransport'];
 
 export interface BetterTransportDeps {
   readonly clock: Clock;
@@ -54,6 +77,8 @@ export interface BetterTransportDeps {
   readonly log: Logger;
   readonly dial: DialGateway;
   readonly legs: Legs;
+  /** Absent: by a transfer. */
+  readonly measure?: typeof measureGoodput;
   /** Those that may be used. */
   readonly transports: readonly Transport[];
 }
@@ -73,7 +98,7 @@ export const createBetterTransport = (
   deps: BetterTransportDeps,
   limits: BetterLimits = BETTER_LIMITS,
 ): BetterTransport => {
-  const { clock, dial, legs, log } = deps;
+  const { clock, dial, legs, log, measure = measureGoodput } = deps;
   let waitMs = limits.firstLookMs;
   let movedAt = -Infinity;
   let lastTransport: Transport | undefined;
@@ -90,34 +115,100 @@ export const createBetterTransport = (
     return Math.min(...times);
   };
 
-  /** A leg on standby that may serve, or undefined. */
-  const look = async (
+  /** Of the slowest transfer over each, one after the other by turns: what they carry besides is theirs too. */
+  const compare = async (
+    candidate: Leg,
+    current: Leg,
+    signal: AbortSignal,
+  ): Promise<{ readonly candidateGoodput: number; readonly currentGoodput: number }> => {
+    const options = { timeoutMs: limits.transferTimeoutMs, signal };
+    let [candidateGoodput, currentGoodput] = [Infinity, Infinity];
+    for (let count = 0; count < limits.transfers; count++) {
+      candidateGoodput = Math.min(candidateGoodput, await measure(candidate, { clock }, options));
+      currentGoodput = Math.min(currentGoodput, await measure(current, { clock }, options));
+    }
+    return { candidateGoodput: Math.round(candidateGoodput), currentGoodput: Math.round(currentGoodput) };
+  };
+
+  /** Dials beside `current`; a leg that `judge` does not find fit to serve is closed. */
+  const tryBeside = async (
+    gateway: GatewayAddress,
+    current: ManagedLeg,
+    options: { transports: readonly Transport[]; reason: TransportReason; signal: AbortSignal },
+    judge: (leg: Leg) => Promise<boolean>,
+  ): Promise<ManagedLeg | undefined> => {
+    const { transports, reason, signal } = options;
+    const { leg } = await dial(gateway, { signal, replaces: current.leg.id, transports });
+    const candidate = legs.adopt({ leg, reason }, current.gatewayId);
+    // Several gateways may stand behind one address.
+    const isElsewhere = leg.greeting.type === 'welcome' && leg.greeting.gatewayId !== current.gatewayId;
+    let isTaken = false;
+    try {
+      isTaken = !isElsewhere && (await judge(leg)) && leg.isOpen && !signal.aborted;
+      return isTaken ? candidate : undefined;
+    } finally {
+      if (!isTaken) await leg.close('closed');
+    }
+  };
+
+  /** A leg on standby that carries more than QUIC on this path, or undefined. */
+  const lookAround = (
     gateway: GatewayAddress,
     current: ManagedLeg,
     signal: AbortSignal,
-  ): Promise<ManagedLeg | undefined> => {
+  ): Promise<ManagedLeg | undefined> =>
+    tryBeside(gateway, current, { transports: AROUND_LOSS, reason: 'lossy', signal }, async (leg) => {
+      const figures = await compare(leg, current.leg, signal);
+      const isBetter = figures.candidateGoodput >= limits.gain * figures.currentGoodput;
+      log.info(
+        { legId: leg.id, transport: leg.transport, ...figures },
+        isBetter
+          ? 'another transport carries more on this lossy path; it serves from now on'
+          : 'no other transport carries much more on this lossy path',
+      );
+      return isBetter;
+    });
+
+  /** Resolves with a leg that carries more; not before packets were lost for a while. */
+  const findAround = async (gateway: GatewayAddress, current: ManagedLeg, signal: AbortSignal): Promise<ManagedLeg> => {
+    for (let pauseMs = limits.firstLookMs; ; pauseMs = Math.min(pauseMs * 2, limits.longestLookMs)) {
+      const path = await untilLossy(current.leg, { clock }, { limits, signal });
+      log.info({ legId: current.leg.id, ...path }, 'the path loses packets; another transport is tried beside QUIC');
+      await delay(clock, Math.max(0, movedAt + limits.movesApartMs - clock.monotonic()), signal);
+      try {
+        const candidate = await lookAround(gateway, current, signal);
+        if (candidate) return candidate;
+      } catch (error) {
+        signal.throwIfAborted();
+        log.info({ err: error }, 'the path loses packets, and no other transport could be measured');
+      }
+      await delay(clock, pauseMs, signal);
+    }
+  };
+
+  /** A leg on standby that may serve, or undefined. */
+  const look = (gateway: GatewayAddress, current: ManagedLeg, signal: AbortSignal): Promise<ManagedLeg | undefined> => {
     const transports = betterThan(current.leg.transport);
-    const { leg } = await dial(gateway, { signal, replaces: current.leg.id, transports });
-    const candidate = legs.adopt({ leg, reason: 'better' }, current.gatewayId);
-    const fields = { legId: leg.id, transport: leg.transport };
-    try {
-      // Several gateways may stand behind one address.
-      if (leg.greeting.type === 'welcome' && leg.greeting.gatewayId !== current.gatewayId) return undefined;
+    return tryBeside(gateway, current, { transports, reason: 'better', signal }, async (leg) => {
+      const fields = { legId: leg.id, transport: leg.transport };
       log.info(fields, 'a better transport works; it is tried beside the one in use');
       await fastest(leg, signal);
       await Promise.race([delay(clock, limits.trialMs, signal), leg.closed]);
-      if (!leg.isOpen) return undefined;
+      if (!leg.isOpen) return false;
       const [candidateMs, currentMs] = await Promise.all([fastest(leg, signal), fastest(current.leg, signal)]);
       log.info({ ...fields, candidateMs, currentMs }, 'a better transport was measured');
-      return candidateMs <= currentMs + limits.toleranceMs && leg.isOpen ? candidate : undefined;
-    } catch (error) {
-      await leg.close('closed');
-      throw error;
-    }
+      if (candidateMs > currentMs + limits.toleranceMs) return false;
+      if (current.reason !== 'lossy') return true;
+      const figures = await compare(leg, current.leg, signal);
+      log.info({ ...fields, ...figures }, 'the transport that lost packets was measured again');
+      return figures.candidateGoodput >= limits.goodEnough * figures.currentGoodput;
+    });
   };
 
   return {
     async find(gateway, current, { signal }) {
+      const mayGoAround = AROUND_LOSS.every((each) => deps.transports.includes(each));
+      if (current.leg.transport === 'quic' && mayGoAround) return findAround(gateway, current, signal);
       // There may be none, and never will be.
       if (betterThan(current.leg.transport).length === 0) await untilAborted(signal);
       for (;;) {
@@ -126,8 +217,7 @@ export const createBetterTransport = (
         await delay(clock, Math.max(jittered, movableInMs), signal);
         try {
           const candidate = await look(gateway, current, signal);
-          if (candidate && !signal.aborted) return candidate;
-          await candidate?.leg.close('closed');
+          if (candidate) return candidate;
         } catch (error) {
           signal.throwIfAborted();
           log.debug({ err: error }, 'no better transport works yet');
@@ -141,9 +231,9 @@ export const createBetterTransport = (
       const isFallback = lastTransport !== undefined && rankOf(transport) > rankOf(lastTransport);
       lastTransport = transport;
       const now = clock.monotonic();
-      if (moved) movedAt = now;
-      else if (isFallback && now - movedAt < limits.stableMs) waitMs = Math.min(waitMs * 2, limits.longestLookMs);
+      if (isFallback && now - movedAt < limits.stableMs) waitMs = Math.min(waitMs * 2, limits.longestLookMs);
       else if (isFallback) waitMs = limits.firstLookMs;
+      if (moved) movedAt = now;
     },
   };
 };

@@ -340,6 +340,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
         remoteAddress: leg.remoteAddress,
         state: legState,
         rttMs: leg.stats().rttMs,
+        packets: leg.stats().packets,
         openStreams: leg.stats().openStreams,
         bytesSent: leg.stats().bytesSent,
         bytesReceived: leg.stats().bytesReceived,

@@ -52,6 +52,16 @@ export const renderMetrics = (status: RunnerStatus): string => {
         rttMs === undefined ? [] : [[{ leg: String(index) }, rttMs / 1_000]],
       ),
     ),
+    family(
+      `${prefix}_leg_packets_total`,
+      'counter',
+      'Packets sent on each leg over QUIC, and those of them that were lost.',
+      status.legs.flatMap(({ packets }, index): Sample[] =>
+        packets === undefined
+          ? []
+          : (['sent', 'lost'] as const).map((what) => [{ leg: String(index), what }, packets[what]]),
+      ),
+    ),
     family(`${prefix}_tunnel_streams_open`, 'gauge', 'Tunnel streams that are open.', [
       [{}, sum(status.legs.map(({ openStreams }) => openStreams))],
     ]),

@@ -23,6 +23,8 @@ export interface LegStatus {
   readonly remoteAddress: string;
   readonly state: LegState;
   readonly rttMs: number | undefined;
+  /** Since the leg came up: packets sent, and those of them that were lost. Undefined where TCP keeps that to itself. */
+  readonly packets: { readonly sent: number; readonly lost: number } | undefined;
   readonly openStreams: number;
   readonly bytesSent: number;
   readonly bytesReceived: number;

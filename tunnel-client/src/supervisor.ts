@@ -1,7 +1,12 @@
 /** Keeps legs up: one to each of up to four gateways. What one of them goes through is in gateway-slot.ts. */
 import type { Clock } from '../../shared/src/clock.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
-import { BETTER_LIMITS, type BetterLimits, createBetterTransport } from './better-transport.ts';
+import {
+  BETTER_LIMITS,
+  type BetterLimits,
+  type BetterTransportDeps,
+  createBetterTransport,
+} from './better-transport.ts';
 import { runSlot, type Slot, type SlotDeps } from './gateway-slot.ts';
 import { createLegs, type LegLimits, type LegsDeps, type SupervisedLeg } from './supervised-legs.ts';
 import type { Transport } from './transport.ts';
@@ -25,7 +30,11 @@ export const SUPERVISOR_LIMITS: SupervisorLimits = {
   leftDeadlineMs: 3_600_000,
 };
 
-export interface SupervisorDeps extends LegsDeps, Pick<SlotDeps, 'onError' | 'onMembershipRefused' | 'onUnreachable'> {
+export interface SupervisorDeps
+  extends
+    LegsDeps,
+    Pick<SlotDeps, 'onError' | 'onMembershipRefused' | 'onUnreachable'>,
+    Pick<BetterTransportDeps, 'measure'> {
   readonly clock: Clock;
   readonly random: () => number;
   readonly dial: DialGateway;

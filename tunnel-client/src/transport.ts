@@ -24,6 +24,7 @@ export const TRANSPORT_REASONS = {
   no_http2: 'WebTransport needs HTTP/2, which something on the way does not speak',
   webtransport_silent: 'neither QUIC nor WebTransport gave an answer',
   webtransport_failed: 'neither QUIC nor WebTransport could be used',
+  lossy: 'QUIC loses packets on this path, and carries less',
   better: 'it works again, and is the better one',
 } as const;
 export type TransportReason = keyof typeof TRANSPORT_REASONS;

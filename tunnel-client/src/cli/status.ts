@@ -54,6 +54,7 @@ export const renderStatus = (status: RunnerStatus, now: number): string => {
       leg.remoteAddress,
       leg.state,
       leg.rttMs === undefined ? '–' : `${leg.rttMs.toFixed(1)} ms`,
+      leg.packets === undefined ? '–' : `${((100 * leg.packets.lost) / Math.max(1, leg.packets.sent)).toFixed(1)} %`,
       String(leg.openStreams),
       formatBytes(leg.bytesSent),
       formatBytes(leg.bytesReceived),
@@ -61,7 +62,10 @@ export const renderStatus = (status: RunnerStatus, now: number): string => {
     ]);
     sections.push(
       [
-        formatTable(['GATEWAY', 'TRANSPORT', 'ADDRESS', 'STATE', 'RTT', 'STREAMS', 'SENT', 'RECEIVED', 'UP'], rows),
+        formatTable(
+          ['GATEWAY', 'TRANSPORT', 'ADDRESS', 'STATE', 'RTT', 'LOSS', 'STREAMS', 'SENT', 'RECEIVED', 'UP'],
+          rows,
+        ),
         ...transportNotes(status.legs).map((note) => `  ${note}`),
       ].join('\n'),
     );

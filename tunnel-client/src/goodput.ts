@@ -1,0 +1,37 @@
+/** What a leg carries at this moment: a transfer over it, together with the traffic that it has besides. */
+import type { Clock } from '../../shared/src/clock.ts';
+import type { Leg } from '../../shared/src/protocol/leg.ts';
+import { transfer } from './diagnose/transfer.ts';
+
+const carriedBy = (leg: Leg): number => {
+  const { bytesSent, bytesReceived } = leg.stats();
+  return bytesSent + bytesReceived;
+};
+
+/**
+ * Payload bytes a second, both ways together, while 1 MiB goes to the gateway and back. A transfer that takes longer than
+ * `timeoutMs` is given up, and counts with what it moved. Rejects when the leg ends, or with the signal's reason.
+ */
+export const measureGoodput = async (
+  leg: Leg,
+  deps: { readonly clock: Clock },
+  options: { readonly timeoutMs: number; readonly signal: AbortSignal },
+): Promise<number> => {
+  const { clock } = deps;
+  const limit = new AbortController();
+  const cancel = clock.timer(options.timeoutMs, () =>
+    limit.abort(new DOMException('the transfer took too long', 'TimeoutError')),
+  );
+  const before = carriedBy(leg);
+  const startedAt = clock.monotonic();
+  try {
+    await transfer(leg, deps, { signal: AbortSignal.any([options.signal, limit.signal]) });
+  } catch (error) {
+    options.signal.throwIfAborted();
+    if (!limit.signal.aborted || !leg.isOpen) throw error;
+  } finally {
+    cancel();
+  }
+  const tookMs = Math.max(1, clock.monotonic() - startedAt);
+  return ((carriedBy(leg) - before) * 1_000) / tookMs;
+};
