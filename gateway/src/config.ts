@@ -137,6 +137,11 @@ export interface GatewayConfig {
   /** Addresses and networks (CIDR) of proxies that are believed. */
   readonly trustedProxies: readonly string[];
   readonly logLevel: LogLevel;
+  readonly accessLog: {
+    readonly enabled: boolean;
+    /** Share of the requests that are logged, 0 to 1. Errors are logged always. */
+    readonly sample: number;
+  };
 }
 
 export interface ConfigProblem {
@@ -331,6 +336,12 @@ const authority = z.strictObject({
   ca: z.string().min(1).optional(),
 });
 
+const SAMPLE_RULE = 'must be a number from 0 to 1';
+const accessLog = z.strictObject({
+  enabled: z.boolean().default(true),
+  sample: z.number({ error: SAMPLE_RULE }).min(0, SAMPLE_RULE).max(1, SAMPLE_RULE).default(1),
+});
+
 const configSchema = z.strictObject({
   domains: list(domain).min(1, 'name at least one domain').default(['gateway.localhost']),
   listeners: z
@@ -369,6 +380,7 @@ const configSchema = z.strictObject({
   drainTimeout: duration.default(30_000),
   trustedProxies: list(trustedProxy).default([]),
   logLevel: z.enum(LOG_LEVELS).default('info'),
+  accessLog: accessLog.prefault({}),
 });
 
 const VARIABLES: readonly Variable[] = [
@@ -406,6 +418,8 @@ const VARIABLES: readonly Variable[] = [
   { key: 'organizations', kind: 'json' },
   { key: 'cors', kind: 'list' },
   ...['interstitial', 'noindex'].map((name): Variable => ({ key: `everyonePorts.${name}`, kind: 'json' })),
+  { key: 'accessLog.enabled', kind: 'json' },
+  { key: 'accessLog.sample', kind: 'number' },
   ...Object.keys(GATEWAY_LIMITS).map((name): Variable => ({ key: `limits.${name}`, kind: 'text' })),
 ];
 
@@ -427,6 +441,7 @@ const keysAt = (path: readonly PropertyKey[]): readonly string[] => {
   if (first === 'authority')
     return second === 'claims' ? Object.keys(authority.shape.claims.unwrap().shape) : Object.keys(authority.shape);
   if (first === 'tls') return ['certificate', 'key'];
+  if (first === 'accessLog') return Object.keys(accessLog.shape);
   if (first === 'everyonePorts') return Object.keys(everyonePorts.shape);
   if (first === 'organizations' && second !== undefined) return Object.keys(organization.shape);
   return first === 'advertise' ? ['quic', 'tcp'] : ['type'];

@@ -50,6 +50,8 @@ export { StartError } from './start-error.ts';
 export interface GatewayDeps {
   readonly log: Logger;
   readonly clock?: Clock;
+  /** Lines of the log that were lost because its sink was stuck, for metrics. */
+  readonly droppedLogLines?: () => number;
   /** Absent: the embedded one in `stateDir`, opened and closed with the gateway. */
   readonly directory?: Directory;
   /** Absent: kept in `<stateDir>/gateway-key.json`. */
@@ -273,6 +275,7 @@ const makeParts = async (
     certificateFaults: () => certificates.faults().length,
   });
   const signingKeys = createSigningKeys({ directory, clock });
+    droppedLogLines: deps.droppedLogLines,
   closers.add('signing keys', () => signingKeys.close());
   const revocations = await createRevocations({ directory, clock, log });
   closers.add('revocations', () => revocations.close());
@@ -385,7 +388,7 @@ const makeParts = async (
   closers.add('rotation of keys', keepKeysFresh({ directory, clock, log }));
   const certificates = await openCertificateStore(config, log, clock);
   closers.add('certificates', () => certificates.close());
-  const logExchange = createAccessLog(log);
+  const logExchange = createAccessLog(log, config.accessLog);
   const edge = createEdge({
     domains,
     publicPorts: () => new Set([publicPort()]),

@@ -71,7 +71,7 @@ export const createProxyWorld = async (
   options: { limits?: Partial<GatewayLimits>; legs?: number; legOptions?: Parameters<typeof makeLegs>[1] } = {},
 ): Promise<ProxyWorld> => {
   const limits: GatewayLimits = { ...GATEWAY_LIMITS, ...options.limits };
-  const log = createLogger({ level: 'silent' });
+  const log = createLogger({ level: 'silent', destination: { write: () => undefined } });
   const ports: ExposedPort[] = [];
   const environment = (): Environment => ({ ...environmentSchema.parse({ id: 'demo' }), ports: [...ports] });
   const legs: RunnerLeg[] = [];

@@ -206,6 +206,8 @@ test("every variable of the gateway in docs/configuration.md is one, and sets it
     drainTimeout: '8s',
     trustedProxies: '10.0.0.0/8',
     logLevel: 'debug',
+    'accessLog.enabled': 'false',
+    'accessLog.sample': '0.1',
   };
   const defaults = JSON.stringify(parseGatewayConfig(undefined, {}));
   for (const [key, variable] of gatewayTable().rows) {

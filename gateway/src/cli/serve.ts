@@ -1,12 +1,14 @@
 /** `gateway serve` */
 import { once } from 'node:events';
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
-import { createLogger } from '../observability/log.ts';
+import { createLogger, createLogSink } from '../observability/log.ts';
 import type { Logger } from '../observability/log.ts';
 import { loadConfig } from './context.ts';
 import type { CliWorld } from './context.ts';
 import { createHumanLog } from './human-log.ts';
 
+/** The file descriptor. */
+const STDOUT = 1;
 /** How long the last lines of the log are waited for, ms: a stuck sink keeps no gateway from ending. */
 const LAST_LINES_MS = 1_000;
 
@@ -25,14 +27,19 @@ const format = (addresses: readonly { readonly host: string; readonly port: numb
 
 export const serve = async (world: CliWorld, options: { readonly config?: string }): Promise<void> => {
   const config = await loadConfig(world, options.config);
+  const sink = world.stdout.isTTY ? undefined : createLogSink(STDOUT);
   const log = createLogger({
     level: config.logLevel,
-    ...(world.stdout.isTTY ? { destination: createHumanLog(world.stdout) } : {}),
+    destination: sink?.destination ?? createHumanLog(world.stdout),
   });
   try {
     // Only this command needs the listeners and their native parts: the others start faster without.
     const { startGateway } = await import('../gateway.ts');
-    const gateway = await startGateway(config, { log }, { signal: world.stop });
+    const gateway = await startGateway(
+      config,
+      { log, ...(sink && { droppedLogLines: () => sink.dropped() }) },
+      { signal: world.stop },
+    );
     log.info(
       {
         gatewayId: gateway.id,

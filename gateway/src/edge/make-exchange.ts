@@ -7,7 +7,13 @@ import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { GatewayErrorCode } from '../errors.ts';
-import type { Exchange, ExchangeRecord, FailOptions, UpgradeExchange } from '../proxy/exchange.ts';
+import {
+  CLIENT_CLOSED_STATUS,
+  type Exchange,
+  type ExchangeRecord,
+  type FailOptions,
+  type UpgradeExchange,
+} from '../proxy/exchange.ts';
 import { buildErrorAnswer, type ErrorAnswer } from './error-answer.ts';
 import { endGently, serializeAnswer } from './raw-answer.ts';
 
@@ -38,9 +44,6 @@ export interface ExchangeDeps {
   readonly log: Logger;
   readonly onEnd: (exchange: Exchange | UpgradeExchange, status: number, end: ExchangeEnd) => void;
 }
-
-/** nginx's code for a client that closed before the answer; never sent. */
-export const CLIENT_CLOSED_STATUS = 499;
 
 /** How one kind of connection is answered on. */
 interface Wire {

@@ -121,6 +121,7 @@ export const createCallbackHost = async (deps: CallbackHostDeps, limits: Callbac
       // undici connects anew when a connection was lost; what was sent on it is not known then.
       if (asked) throw new ConnectionGoneError('the connection to the runner was cut');
       asked = true;
+      record.edgeMs = clock.monotonic() - exchange.startedAt;
       const stream = await streams.open({ runnerId, requestId, traceParent }, { signal });
       record.legId = stream.leg.id;
       record.tunnelMs = clock.monotonic() - exchange.startedAt;

@@ -45,14 +45,34 @@ const LOG_BATCH_BYTES = 8 << 10;
 /** ms that a line waits for others at most. */
 const LOG_FLUSH_MS = 200;
 
+/** Where lines go that nobody waits for. */
+export interface LogSink {
+  readonly destination: DestinationStream;
+  /** Lines that were lost because {@link MAX_LOG_BUFFER_BYTES} waited already. */
+  dropped(): number;
+}
+
+/** Writes to a file descriptor in the background. */
+export const createLogSink = (fd: number): LogSink => {
+  const destination = pino.destination({
+    dest: fd,
+    sync: false,
+    minLength: LOG_BATCH_BYTES,
+    periodicFlush: LOG_FLUSH_MS,
+    maxLength: MAX_LOG_BUFFER_BYTES,
+  });
+  let dropped = 0;
+  destination.on('drop', () => void dropped++);
+  return { destination, dropped: () => dropped };
+};
+
 export interface LogOptions {
   readonly level?: string;
-  /** Where lines go; absent: stdout, asynchronously, bounded by {@link MAX_LOG_BUFFER_BYTES}. */
-  readonly destination?: DestinationStream;
+  readonly destination: DestinationStream;
 }
 
 /** One JSON line per event, fixed field names, secrets redacted. Call `flush()` before the process ends. */
-export const createLogger = (options: LogOptions = {}): Logger =>
+export const createLogger = (options: LogOptions): Logger =>
   pino(
     {
       level: options.level ?? 'info',
@@ -61,12 +81,5 @@ export const createLogger = (options: LogOptions = {}): Logger =>
       formatters: { level: (label) => ({ level: label }) },
       redact: { paths: [...REDACT_PATHS], censor: '[secret]' },
     },
-    options.destination ??
-      pino.destination({
-        dest: 1,
-        sync: false,
-        minLength: LOG_BATCH_BYTES,
-        periodicFlush: LOG_FLUSH_MS,
-        maxLength: MAX_LOG_BUFFER_BYTES,
-      }),
+    options.destination,
   );

@@ -1,5 +1,7 @@
 /** The gateway's metrics, in a registry of its own. No runner or environment id is a label: their number has no bound. */
+import { STATUS_CODES } from 'node:http';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { CLIENT_CLOSED_STATUS } from '../proxy/exchange.ts';
 
 export interface TunnelSnapshot {
   /** Live legs by transport. */
@@ -44,11 +46,21 @@ const RTT_BUCKETS = [0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8
 const BACKEND_FAILURES =
   /^(?:upstream_|tunnel_lost$|runner_offline$|logs_unreachable$|login_(?:interrupted|service_unreachable|not_configured|runner_offline)$)/;
 
+/**
+ * A status as a label: those of the registry and 499 (the client left) by themselves, what an application makes up by its
+ * class. So their number has a bound.
+ */
+const statusLabel = (status: number): string =>
+  status === CLIENT_CLOSED_STATUS || Object.hasOwn(STATUS_CODES, status)
+    ? String(status)
+    : `${Math.trunc(status / 100)}xx`;
+
 export const createMetrics = (deps: {
   readonly tunnels: () => TunnelSnapshot;
   readonly certificates?: () => readonly { readonly names: readonly string[]; readonly validTo: number }[];
   /** Certificates whose files hold something that cannot replace them. */
   readonly certificateFaults?: () => number;
+  readonly droppedLogLines?: (() => number) | undefined;
 }): Metrics => {
   const registry = new Registry();
   const registers = [registry];
@@ -56,16 +68,28 @@ export const createMetrics = (deps: {
 
   const up = new Gauge({ name: `${PREFIX}proxy_up`, help: 'Whether the gateway serves.', registers });
   up.set(0);
-  const requests = new Counter({
+  // Counted in numbers of our own, and handed over when somebody reads: labels are hashed at each call otherwise.
+  let running = 0;
+  const ended = new Map<string, Map<number, number>>();
+  new Counter({
     name: `${PREFIX}proxy_http_requests_total`,
     help: 'Requests that ended.',
     labelNames: ['protocol', 'status_code'] as const,
     registers,
+    collect() {
+      this.reset();
+      for (const [protocol, statuses] of ended) {
+        for (const [status, count] of statuses) this.inc({ protocol, status_code: statusLabel(status) }, count);
+      }
+    },
   });
-  const inFlight = new Gauge({
+  new Gauge({
     name: `${PREFIX}proxy_http_requests_in_flight`,
     help: 'Requests and upgraded connections under way.',
     registers,
+    collect() {
+      this.set(running);
+    },
   });
   const duration = new Histogram({
     name: `${PREFIX}proxy_http_request_duration_seconds`,
@@ -171,6 +195,15 @@ export const createMetrics = (deps: {
     },
   });
   new Counter({
+    name: `${PREFIX}log_lines_dropped_total`,
+    help: 'Lines of the log that were lost because its sink takes none.',
+    registers,
+    collect() {
+      this.reset();
+      this.inc(deps.droppedLogLines?.() ?? 0);
+    },
+  });
+  new Counter({
     name: `${PREFIX}connections_turned_away_total`,
     help: 'Tunnel connections closed before their handshake because there were too many.',
     registers,
@@ -183,10 +216,12 @@ export const createMetrics = (deps: {
   return {
     text: () => registry.metrics(),
     contentType: registry.contentType,
-    requestStarted: () => inFlight.inc(),
+    requestStarted: () => void running++,
     requestEnded({ protocol, status, durationMs, upstreamMs, errorCode }) {
-      inFlight.dec();
-      requests.inc({ protocol, status_code: status });
+      running--;
+      let statuses = ended.get(protocol);
+      if (!statuses) ended.set(protocol, (statuses = new Map()));
+      statuses.set(status, (statuses.get(status) ?? 0) + 1);
       duration.observe({ protocol }, durationMs / 1_000);
       if (upstreamMs !== undefined) backendDuration.observe({ protocol }, upstreamMs / 1_000);
       if (errorCode && BACKEND_FAILURES.test(errorCode)) backendFailures.inc({ error_type: errorCode });

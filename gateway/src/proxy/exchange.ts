@@ -4,12 +4,17 @@ import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { GatewayErrorCode } from '../errors.ts';
 
+/** nginx's code for a client that closed before the answer; never sent. */
+export const CLIENT_CLOSED_STATUS = 499;
+
 /** What the access log says of a request. The layers fill it in as they learn it. */
 export interface ExchangeRecord {
   environmentId?: string;
   runnerId?: string;
   port?: number;
   legId?: string;
+  /** ms from the start of the request until it was known where it goes, and that it may. */
+  edgeMs?: number;
   /** ms from the start of the request until its tunnel stream was connected or taken from the pool. */
   tunnelMs?: number;
   /** ms until the upstream's response head. */

@@ -136,6 +136,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     const { exchange, response, body } = request;
     // What may be sent twice goes out before the target is known to be connected, which saves a round trip.
     const repeatable = !body && isIdempotent(exchange.method) && !request.onUpgrade;
+    exchange.record.edgeMs = clock.monotonic() - exchange.startedAt;
     let fresh = false;
     let legIndex = 0;
     for (let tries = 1; ; tries++) {
