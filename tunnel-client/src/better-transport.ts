@@ -63,7 +63,7 @@ export const BETTER_LIMITS: BetterLimits = {
   stableMs: 600_000,
   ...PATH_LOSS_LIMITS,
   transfers: 2,
-  transferTimeoutMs: 20_000,
+  transferTimeoutMs: 10_000,
   gain: 1.5,
   goodEnough: 0.9,
 };

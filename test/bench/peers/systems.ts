@@ -114,6 +114,7 @@ const PORTS = {
   'nginx-ssh-plain': 9_445,
   quic: 9_443,
   webtransport: 9_444,
+  auto: 9_446,
 } as const;
 
 const NEBULA = {
@@ -236,10 +237,10 @@ const canChooseTransport = (): boolean =>
   }).stdout.includes('--transport');
 
 /** UDP ports of the gateways; 4242 is Nebula's here. */
-const QUIC_PORTS = { quic: 4_243, webtransport: 4_244 } as const;
+const QUIC_PORTS = { quic: 4_243, webtransport: 4_244, auto: 4_245 } as const;
 
 export interface GatewayOptions extends SystemOptions {
-  readonly transport: 'quic' | 'webtransport';
+  readonly transport: 'quic' | 'webtransport' | 'auto';
   readonly limits?: Readonly<Record<string, number>>;
 }
 
@@ -337,7 +338,7 @@ export const startGatewaySystem = async (options: GatewayOptions): Promise<Gatew
     await stop();
     throw error;
   }
-  const name = transport === 'quic' ? 'gateway-quic' : 'gateway-webtransport';
+  const name = transport === 'webtransport' ? 'gateway-webtransport' : 'gateway-quic';
   const system = { name, url: at(httpsPort), gateway: program, tunnelClient, stop } as const;
   await answers(topology, system);
   return system;

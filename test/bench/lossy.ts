@@ -1,0 +1,137 @@
+/**
+ * Downloads over a long link that loses packets: this gateway over each transport, and plain TCP (TLS) on the same link.
+ *
+ *     node test/bench/lossy.ts [--loss PERCENT…] [--control cubic|bbr…] [--mtu BYTES] [--seconds N] [--json]
+ *
+ * Needs Debian and root, nginx, curl and Python. Runs in namespaces of its own.
+ */
+import { mkdirSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { furnish, isInside, runInside, WORK_DIRECTORY } from './peers/cage.ts';
+import { makeCertificate } from './peers/certificate.ts';
+import { downloads } from './peers/load.ts';
+import type { Certificate } from './peers/nginx.ts';
+import { type Program, runProgram } from './peers/program.ts';
+import { alignColumns } from './peers/report.ts';
+import { startGatewaySystem, startSystem, type System } from './peers/systems.ts';
+import { createTopology, HOSTS, type Topology } from './peers/topology.ts';
+import { bigFile, startUpstream } from './peers/upstream.ts';
+
+const ROUND_TRIP_MS = 100;
+/** Until a client that may choose has chosen, s: 30 s of loss, and the measurement. */
+const CHOICE_TIMEOUT_S = 150;
+const ACTIVATION_MS = 1_000;
+
+const { values } = parseArgs({
+  options: {
+    loss: { type: 'string', multiple: true, default: ['0', '0.1', '1', '5'] },
+    control: { type: 'string', multiple: true, default: ['cubic', 'bbr'] },
+    mtu: { type: 'string' },
+    seconds: { type: 'string', default: '10' },
+    json: { type: 'boolean', default: false },
+  },
+});
+
+interface Result {
+  readonly lossPercent: number;
+  readonly congestionControl: string;
+  /** MiB/s. */
+  readonly tcp: number;
+  readonly quic: number;
+  readonly webtransport: number;
+  /** Of a client that may choose, after it has seen the path for a minute; and what it chose. */
+  readonly auto: number;
+  readonly choice: string;
+}
+
+/** Keeps a download going, as somebody who works does, until the client has decided. */
+const untilChosen = async (topology: Topology, system: System, client: Program): Promise<string> => {
+  const decided = /"?(another transport carries more|no other transport carries much more) on this lossy path/;
+  const load = runProgram(
+    topology.edge,
+    ['curl', '-sk', '--http1.1', '-m', String(CHOICE_TIMEOUT_S), '-o', '/dev/null', `${system.url('web')}/big`],
+    (CHOICE_TIMEOUT_S + 5) * 1_000,
+  );
+  const chosen = await Promise.race([client.waitFor(decided), load.then(() => undefined)]);
+  if (!chosen?.[1]?.startsWith('another')) return 'quic';
+  await delay(ACTIVATION_MS); // the gateway learns of it half a round trip later
+  return 'webtransport';
+};
+
+const measure = async (certificate: Certificate, lossPercent: number, congestionControl: string): Promise<Result> => {
+  const directory = join(WORK_DIRECTORY, `${congestionControl}-${lossPercent}`);
+  await mkdir(directory);
+  const topology = await createTopology({ roundTripMs: ROUND_TRIP_MS, loss: lossPercent / 100, congestionControl });
+  const upstream = await startUpstream(topology, directory, certificate);
+  if (values.mtu !== undefined) {
+    for (const namespace of [topology.edge, topology.runner]) {
+      await namespace.run('ip', 'link', 'set', 'link0', 'mtu', values.mtu);
+    }
+  }
+  const context = { topology, upstream, bigFile: bigFile(directory) };
+  const options = { topology, directory, certificate };
+  const over = async (system: System): Promise<number> => {
+    const figure = await downloads(context, system, 1, Number(values.seconds));
+    return Math.round(figure * 1_000) / 1_000;
+  };
+  const alone = async (name: 'direct' | 'gateway-quic' | 'gateway-webtransport'): Promise<number> => {
+    const system = await startSystem(name, options);
+    const figure = await over(system);
+    await system.stop();
+    return figure;
+  };
+  try {
+    const [tcp, quic, webtransport] = [
+      await alone('direct'),
+      await alone('gateway-quic'),
+      await alone('gateway-webtransport'),
+    ];
+    const own = join(directory, 'gateway-auto');
+    await mkdir(own);
+    const auto = await startGatewaySystem({ ...options, directory: own, transport: 'auto' });
+    const choice =
+      lossPercent === 0 || !auto.tunnelClient ? 'quic' : await untilChosen(topology, auto, auto.tunnelClient);
+    const result = { lossPercent, congestionControl, tcp, quic, webtransport, auto: await over(auto), choice };
+    await auto.stop();
+    return result;
+  } finally {
+    await upstream.stop();
+    await topology.close();
+  }
+};
+
+const run = async (): Promise<void> => {
+  furnish(HOSTS);
+  mkdirSync(WORK_DIRECTORY, { recursive: true });
+  const certificate = await makeCertificate(WORK_DIRECTORY);
+  const results: Result[] = [];
+  for (const loss of values.loss.map(Number)) {
+    for (const control of values.control) {
+      const result = await measure(certificate, loss, control);
+      results.push(result);
+      if (values.json) continue;
+      console.error(JSON.stringify(result));
+    }
+  }
+  if (values.json) {
+    console.log(JSON.stringify(results));
+    return;
+  }
+  const head = ['loss %', 'kernel', 'TCP', 'QUIC', 'WebTransport', 'auto', 'chosen'];
+  const rows = results.map((each) => [
+    String(each.lossPercent),
+    each.congestionControl,
+    ...[each.tcp, each.quic, each.webtransport, each.auto].map((figure) => figure.toFixed(2)),
+    each.choice,
+  ]);
+  console.log(alignColumns([head, ...rows]));
+};
+
+if (isInside()) {
+  await run();
+  process.exit();
+}
+process.exitCode = await runInside();
