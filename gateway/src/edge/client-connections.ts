@@ -16,6 +16,14 @@ import { createRequestSlots } from './request-slots.ts';
  */
 export const MAX_PIPELINED = 64;
 
+/**
+ * How long a client that was not told yet (an idle connection, or one with a response under way whose head says nothing
+ * of an end) may still send a request when the gateway drains, ms: clients that are busy do within this. Then it is closed.
+ */
+export const DRAIN_IDLE_MS = 500;
+/** The same from when a connection was accepted: its first request needs up to three round trips. */
+export const DRAIN_FIRST_REQUEST_MS = 2_000;
+
 /** Where HTTP/2 for the names of the tunnel goes. */
 type Tunnel = Pick<TunnelHandler, 'http2'> & { readonly names: ReadonlySet<string> };
 
@@ -24,6 +32,8 @@ export interface ClientConnections {
   serve(socket: TLSSocket): void;
   /** Tells every client, also later ones, to go elsewhere with its next request. */
   drain(): void;
+  /** Connections that are open, those to the tunnel apart. */
+  readonly open: number;
 }
 
 const describe = (socket: TLSSocket): Pick<ClientConnection, 'clientAddress' | 'clientPort' | 'serverName'> => ({
@@ -39,17 +49,26 @@ export const createClientConnections = (deps: {
   readonly http2: Http2Server;
   readonly dispatcher: Dispatcher;
   readonly tunnel: Tunnel | undefined;
+  /** Called after each connection that has ended. */
+  readonly onClosed: () => void;
 }): ClientConnections => {
   const { clock, limits } = deps;
   const drains = new Set<() => void>();
   let draining = false;
 
+  /** How long a connection may still wait for a request. */
+  const drainGrace = (openedAt: number): number =>
+    Math.max(DRAIN_IDLE_MS, openedAt + DRAIN_FIRST_REQUEST_MS - clock.monotonic());
+
   const serveHttp1 = (socket: TLSSocket): void => {
+    const openedAt = clock.monotonic();
+    let cancelDrain = (): void => {};
     const client: ClientConnection = {
       ...describe(socket),
       protocol: 'http/1.1',
       exchanges: new Set(),
-      closing: draining,
+      closing: false,
+      draining: false,
       over: false,
       // One at a time: the answers have an order, and a request behind an upgrade is none.
       slots: createRequestSlots(
@@ -57,22 +76,37 @@ export const createClientConnections = (deps: {
         { inFlight: 1, waiting: MAX_PIPELINED, resets: Number.POSITIVE_INFINITY },
       ),
       onExchangeEnd() {
-        if (client.closing && client.exchanges.size === 0) socket.destroySoon();
+        if (client.exchanges.size > 0) return;
+        if (client.closing) socket.destroySoon();
+        else if (client.draining) armDrain();
       },
     };
+    const armDrain = (): void => {
+      cancelDrain();
+      cancelDrain = clock.timer(drainGrace(openedAt), () => {
+        if (client.exchanges.size === 0) socket.destroySoon();
+      });
+    };
     const drain = (): void => {
-      client.closing = true;
+      client.draining = true;
       for (const { exchange } of client.exchanges) {
         if (!('response' in exchange)) continue;
-        if ('shouldKeepAlive' in exchange.response) exchange.response.shouldKeepAlive = false;
+        // Whose head is out believes that the connection stays: its next response says otherwise.
+        if ('shouldKeepAlive' in exchange.response && !exchange.response.headersSent) {
+          exchange.response.shouldKeepAlive = false;
+        }
       }
+      if (client.exchanges.size === 0) armDrain();
     };
     drains.add(drain);
     socket.once('close', () => {
+      cancelDrain();
       client.slots.close();
       drains.delete(drain);
+      deps.onClosed();
     });
     deps.http1.serve(socket, client);
+    if (draining) drain();
   };
 
   /** `calmDown` ends the connection of a client that breaks the rules; `onIdle` is told when its last exchange ends. */
@@ -83,6 +117,7 @@ export const createClientConnections = (deps: {
       protocol: 'h2',
       exchanges: new Set(),
       closing: false,
+      draining: false,
       over: false,
       slots: createRequestSlots(
         { clock, onAbuse: calmDown },
@@ -110,16 +145,29 @@ export const createClientConnections = (deps: {
         if (client.exchanges.size === 0) session?.close();
       });
     };
-    const client = describeHttp2(socket, calmDown, armIdle);
+    const openedAt = clock.monotonic();
+    let cancelDrain = (): void => {};
+    const client = describeHttp2(socket, calmDown, () => {
+      // Behind the last response there is no request under way yet, unless the client sends several at once.
+      if (client.draining) session?.close();
+      else armIdle();
+    });
     const session = deps.http2.serve(socket, client);
     if (!session) return void socket.destroy();
-    const drain = (): void => session.close();
+    // What GOAWAY passes on its way was not served, and clients send it again (RFC 9113 section 6.8). Node has no way to
+    // announce it first, so it goes out when that is least likely.
+    const drain = (): void => {
+      client.draining = true;
+      cancelDrain = clock.timer(drainGrace(openedAt), () => session.close());
+    };
     drains.add(drain);
     armIdle();
     session.once('close', () => {
       cancelIdle();
+      cancelDrain();
       client.slots.close();
       drains.delete(drain);
+      deps.onClosed();
     });
     if (draining) drain();
   };
@@ -142,6 +190,9 @@ export const createClientConnections = (deps: {
     drain() {
       draining = true;
       for (const drain of [...drains]) drain();
+    },
+    get open() {
+      return drains.size;
     },
   };
 };

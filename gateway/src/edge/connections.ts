@@ -42,6 +42,7 @@ export interface ConnectionCounter {
   handOver(socket: Endpoints): void;
   readonly connections: number;
   readonly handshakes: number;
+  destroyHandshakes(): void;
   destroyAll(): void;
 }
 
@@ -94,6 +95,9 @@ export const createConnectionCounter = (
     },
     get handshakes() {
       return handshaking.size;
+    },
+    destroyHandshakes() {
+      for (const socket of sockets) if (handshaking.has(endpointsOf(socket))) socket.destroy();
     },
     destroyAll() {
       for (const socket of sockets) if (!handedOver.has(endpointsOf(socket))) socket.destroy();

@@ -28,6 +28,8 @@ export interface ClientConnection {
   readonly exchanges: Set<Tracked<Exchange | UpgradeExchange>>;
   /** No further request is taken: HTTP/1.1 responses say `Connection: close`. */
   closing: boolean;
+  /** The next response says so; what is asked until then is served. */
+  draining: boolean;
   /** The answer that closes the connection was sent: what came behind its request is started no more. */
   over: boolean;
   /** Called after an exchange has ended and left {@link exchanges}. */
@@ -223,7 +225,10 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       const head = headOf(connection, request, accepted);
       const tracked = track(connection, slot, (exchangeDeps) => trackRequest(exchangeDeps, head, request, response));
       const { exchange } = tracked;
-      if ('shouldKeepAlive' in response && (connection.closing || request.httpVersion === '1.0')) {
+      if (
+        'shouldKeepAlive' in response &&
+        (connection.closing || connection.draining || request.httpVersion === '1.0')
+      ) {
         response.shouldKeepAlive = false;
       }
       slot.run(() => {

@@ -16,7 +16,7 @@ import type { GatewayErrorCode } from '../errors.ts';
 import type { GatewayLimits } from '../limits.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { CertificateStore } from './certificates.ts';
-import { createClientConnections } from './client-connections.ts';
+import { createClientConnections, DRAIN_FIRST_REQUEST_MS } from './client-connections.ts';
 import { acceptConnections, createConnectionCounter, type Acceptor } from './connections.ts';
 import { createDispatcher } from './dispatch.ts';
 import { createHttp1Server } from './http1-server.ts';
@@ -138,7 +138,10 @@ export interface Edge {
   stats(): EdgeStats;
   /** Stops accepting, tells clients to go elsewhere with their next request, and lets what is in flight go on. */
   drain(): void;
-  /** Resolves when no exchange is in flight; rejects with the signal's reason. */
+  /**
+   * Resolves when no exchange is in flight, and after `drain` no client may send another one either; rejects with the
+   * signal's reason.
+   */
   idle(options: { signal: AbortSignal }): Promise<void>;
   /** Ends everything at once. May be called twice. */
   close(): Promise<void>;
@@ -150,12 +153,20 @@ export const createEdge = (deps: EdgeDeps): Edge => {
   const ownPorts = new Set<number>();
   const idleWaiters = new Set<() => void>();
   let draining = false;
+  /** No connection is accepted any more. */
+  let isDeaf = false;
+  let cancelHandshakes = (): void => {};
   let closed = false;
 
   const onRefused = (code: GatewayErrorCode, address: string): void => deps.onRefused?.(code, address);
   const counter = createConnectionCounter(limits, (address) => onRefused('too_many_requests', address));
   const ports = { has: (port: number) => ownPorts.has(port) || deps.publicPorts().has(port) };
-  const isIdle = (): boolean => dispatcher.requestsInFlight + dispatcher.upgrades === 0;
+  const isIdle = (): boolean =>
+    dispatcher.requestsInFlight + dispatcher.upgrades === 0 &&
+    (!draining || (isDeaf && clients.open + counter.handshakes === 0));
+  const wakeIfIdle = (): void => {
+    if (isIdle()) for (const wake of [...idleWaiters]) wake();
+  };
   const { tunnel: givenTunnel } = deps.handlers;
   const tunnel: TunnelHandler | undefined = givenTunnel && {
     ...givenTunnel,
@@ -174,7 +185,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     ports,
     onExchangeEnd(exchange, status) {
       deps.onExchangeEnd(exchange, status);
-      if (isIdle()) for (const wake of [...idleWaiters]) wake();
+      wakeIfIdle();
     },
   });
   const newRequestId = (): string => randomBytes(16).toString('hex');
@@ -188,6 +199,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     http1,
     http2,
     dispatcher,
+    onClosed: wakeIfIdle,
     tunnel: tunnel && { ...tunnel, names: new Set(deps.domains.map((domain) => `tunnel.${domain}`)) },
   });
   const tls = createTlsServer({
@@ -208,7 +220,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     onListening: (bound: ListenAddress) => void,
   ): Promise<ListenAddress> => {
     const acceptor = await acceptConnections({ log, onConnection }, address);
-    if (closed || draining) acceptor.close();
+    if (closed || isDeaf) acceptor.close();
     else acceptors.add(acceptor);
     onListening(acceptor.address);
     return acceptor.address;
@@ -219,7 +231,9 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       listen(
         address,
         (socket) => {
-          if (counter.admit(socket, { handshake: true })) tls.accept(socket);
+          if (!counter.admit(socket, { handshake: true })) return;
+          socket.once('close', wakeIfIdle);
+          tls.accept(socket);
         },
         ({ port }) => ownPorts.add(port),
       ),
@@ -240,9 +254,14 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     drain() {
       if (draining) return;
       draining = true;
-      for (const acceptor of acceptors) acceptor.close();
       clients.drain();
-      http1.closeIdle();
+      // Connections that the system has accepted are taken before the listener ends, which would reset them.
+      setImmediate(() => {
+        for (const acceptor of acceptors) acceptor.close();
+        isDeaf = true;
+        wakeIfIdle();
+      });
+      cancelHandshakes = clock.timer(DRAIN_FIRST_REQUEST_MS, () => counter.destroyHandshakes());
     },
     idle: ({ signal }) =>
       new Promise((resolve, reject) => {
@@ -262,6 +281,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       if (closed) return;
       closed = true;
       draining = true;
+      cancelHandshakes();
       tls.close();
       for (const acceptor of acceptors) acceptor.close();
       acceptors.clear();

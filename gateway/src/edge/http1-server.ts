@@ -16,7 +16,6 @@ const UNKNOWN_METHOD = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+ \S+ HTTP\/1\.[01]\r?\n/;
 
 export interface Http1Server {
   serve(socket: Duplex, connection: ClientConnection): void;
-  closeIdle(): void;
   close(): void;
 }
 
@@ -113,7 +112,6 @@ export const createHttp1Server = (
       connections.set(socket, connection);
       server.emit('connection', socket);
     },
-    closeIdle: () => server.closeIdleConnections(),
     close() {
       // Ends the checks; that it was not listening is no news.
       server.close(() => {});
