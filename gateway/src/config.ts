@@ -419,7 +419,7 @@ const VARIABLES: readonly Variable[] = [
   { key: 'cors', kind: 'list' },
   ...['interstitial', 'noindex'].map((name): Variable => ({ key: `everyonePorts.${name}`, kind: 'json' })),
   { key: 'accessLog.enabled', kind: 'json' },
-  { key: 'accessLog.sample', kind: 'number' },
+  { key: 'accessLog.sample', kind: 'json' },
   ...Object.keys(GATEWAY_LIMITS).map((name): Variable => ({ key: `limits.${name}`, kind: 'text' })),
 ];
 
