@@ -8,6 +8,7 @@ import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { LANE_KIND, laneKind } from '../../shared/src/protocol/frames.ts';
+import { LEG_LIMITS } from '../../shared/src/protocol/limits.ts';
 import type { IncomingTunnelStream } from '../../shared/src/protocol/leg.ts';
 import { makeLegs, never, readAll, serving, target, type MakePair } from '../support/legs.ts';
 import { createQuicDialer, listenQuic } from '../../shared/src/transport/quic.ts';
@@ -50,7 +51,29 @@ const endless = (stream: IncomingTunnelStream): void => {
   source.pipe(stream);
 };
 
+/** Name of the lane on which a stream's own direction goes on. */
+const laneOf = (stream: object): number => (stream as { sendLane: { name: number } }).sendLane.name;
+
 describe('a leg', () => {
+  it('takes no number of small answers on a kept connection for bulk', async (t) => {
+    const answering: IncomingTunnelStream[] = [];
+    const legs = await makeLegs(quicPair, {
+      runnerHandlers: serving((stream) => {
+        answering.push(stream);
+        stream.pipe(stream);
+      }),
+    });
+    t.after(() => legs.close());
+    const stream = legs.gateway.openStream(target({ environmentId: 'small' }), { signal: never });
+    const message = Buffer.alloc(1_024, 's');
+    for (let sent = 0; sent < 4 * LEG_LIMITS.bulkAfterBytes; sent += message.length) {
+      stream.write(message);
+      for (let got = 0; got < message.length;) got += ((await once(stream, 'data')) as [Buffer])[0].length;
+    }
+    for (const end of [stream, answering[0]!]) assert.equal(laneKind(laneOf(end)), LANE_KIND.small);
+    stream.destroy();
+  });
+
   it(`answers small requests of one environment beside ${DOWNLOADS} downloads of another`, async (t) => {
     const bulk: IncomingTunnelStream[] = [];
     const legs = await makeLegs(quicPair, {
@@ -70,7 +93,7 @@ describe('a leg', () => {
     });
     const [first] = downloads;
     while (received < SETTLED_BYTES) await once(first!, 'data');
-    const kinds = bulk.map((stream) => laneKind((stream as unknown as { sendLane: { name: number } }).sendLane.name));
+    const kinds = bulk.map((stream) => laneKind(laneOf(stream)));
     assert.equal(kinds.filter((kind) => kind === LANE_KIND.bulk).length, DOWNLOADS);
 
     const ahead: number[] = [];

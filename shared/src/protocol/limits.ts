@@ -25,8 +25,9 @@ export interface LegLimits {
   /** A direction that uses up its credit twice within this time moves to a bulk lane, ms. */
   readonly bulkAfterMs: number;
   /**
-   * A direction that has sent so much without a pause of `bulkIdleMs` moves too: many streams that share a lane never
-   * use up their credit. Two initial credits.
+   * A direction that has sent so much without a pause of `bulkIdleMs`, and without a byte from the other direction
+   * (answers on a kept connection are not bulk), moves too: many streams that share a lane never use up their credit.
+   * Two initial credits.
    */
   readonly bulkAfterBytes: number;
   /** A direction on a bulk lane that sent nothing for so long goes back, ms. */

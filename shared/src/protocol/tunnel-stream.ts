@@ -186,6 +186,8 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     if (bytes.length > this.#receiveCredit || this.#finReceived) return false;
     this.#receiveCredit -= bytes.length;
     this.bytesReceived += bytes.length;
+    // Answers to requests, however many on a kept connection, are not bulk.
+    this.#sentSinceIdle = 0;
     if (lane === this.lane.name) this.#host.onSmall();
     if (lane === this.#receiveLane) this.#deliver(bytes, chunk);
     else this.#earlyStay(lane)?.bytes.push(bytes, chunk);
