@@ -3,14 +3,10 @@ import type { Clock } from '../../shared/src/clock.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import { transfer } from './diagnose/transfer.ts';
 
-const carriedBy = (leg: Leg): number => {
-  const { bytesSent, bytesReceived } = leg.stats();
-  return bytesSent + bytesReceived;
-};
-
 /**
- * Payload bytes a second, both ways together, while 1 MiB goes to the gateway and back. A transfer that takes longer than
- * `timeoutMs` is given up, and counts with what it moved. Rejects when the leg ends, or with the signal's reason.
+ * Payload bytes a second in the direction that carries more, while 1 MiB goes to the gateway and back: where a download
+ * fills one direction, the other one says nothing. A transfer that takes longer than `timeoutMs` is given up, and counts
+ * with what it moved. Rejects when the leg ends, or with the signal's reason.
  */
 export const measureGoodput = async (
   leg: Leg,
@@ -22,7 +18,7 @@ export const measureGoodput = async (
   const cancel = clock.timer(options.timeoutMs, () =>
     limit.abort(new DOMException('the transfer took too long', 'TimeoutError')),
   );
-  const before = carriedBy(leg);
+  const before = leg.stats();
   const startedAt = clock.monotonic();
   try {
     await transfer(leg, deps, { signal: AbortSignal.any([options.signal, limit.signal]) });
@@ -33,5 +29,7 @@ export const measureGoodput = async (
     cancel();
   }
   const tookMs = Math.max(1, clock.monotonic() - startedAt);
-  return ((carriedBy(leg) - before) * 1_000) / tookMs;
+  const after = leg.stats();
+  const carried = Math.max(after.bytesSent - before.bytesSent, after.bytesReceived - before.bytesReceived);
+  return (carried * 1_000) / tookMs;
 };
