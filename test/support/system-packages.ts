@@ -59,7 +59,10 @@ export const NEEDS = {
   openssl: program('openssl', 'openssl'),
   iproute2: program('ip', 'iproute2'),
   python3: program('python3', 'python3-minimal'),
+  prometheus: program('prometheus', 'prometheus'),
+  promtool: program('promtool', 'prometheus'),
   systemd: program('systemd-analyze', 'systemd'),
+  kubectl: program('kubectl', 'kubernetes-client'),
   tun: { packages: [], isMet: () => existsSync('/dev/net/tun'), hint: 'the device /dev/net/tun' },
   /** The variant that can inspect TLS (`ssl-bump`); the plain one of the package `squid` cannot. */
   squid: {
