@@ -23,7 +23,8 @@ import { bigFile, startUpstream } from './peers/upstream.ts';
 const ROUND_TRIP_MS = 100;
 /** Until a client that may choose has chosen, s: 30 s of loss, and the measurement. */
 const CHOICE_TIMEOUT_S = 150;
-const ACTIVATION_MS = 1_000;
+/** Until the leg that was chosen is up and the gateway knows, ms: some ten round trips. */
+const ACTIVATION_MS = 3_000;
 
 const { values } = parseArgs({
   options: {
@@ -57,7 +58,7 @@ const untilChosen = async (topology: Topology, system: System, client: Program):
   );
   const chosen = await Promise.race([client.waitFor(decided), load.then(() => undefined)]);
   if (!chosen?.[1]?.startsWith('another')) return 'quic';
-  await delay(ACTIVATION_MS); // the gateway learns of it half a round trip later
+  await delay(ACTIVATION_MS);
   return 'webtransport';
 };
 

@@ -17,9 +17,9 @@ const MIB = 1 << 20;
 const TRIES = 50;
 const NEEDED = 0.95 * TRIES;
 /** Legs that come up at once. */
-const AT_ONCE = 5;
+const AT_ONCE = 10;
 /** A runner whose leg is not up by then has failed, ms. */
-const UP_WITHIN_MS = 20_000;
+const UP_WITHIN_MS = 60_000;
 const BLACK_HOLE_MS = 20_000;
 /** Longest pause between two attempts is 5 s. */
 const BACK_WITHIN_MS = 20_000;
@@ -74,7 +74,13 @@ describe('legs', { timeout: 900_000 }, () => {
     await delay(BLACK_HOLE_MS);
     assert.equal(runner.client.status().state, 'connecting');
     udp.setOpen(true);
-    await until(() => runner.client.status().state === 'online', BACK_WITHIN_MS);
+    // The gateway knows the environments a round trip after the leg is up.
+    const isBack = () =>
+      runner.carry(1_024).then(
+        () => true,
+        () => false,
+      );
+    await until(isBack, BACK_WITHIN_MS);
     await runner.carry(1_024);
   });
 });

@@ -152,12 +152,13 @@ export const createBetterTransport = (
   };
 
   /** A leg on standby that carries more than QUIC on this path, or undefined. */
-  const lookAround = (
+  const lookAround = async (
     gateway: GatewayAddress,
     current: ManagedLeg,
     signal: AbortSignal,
-  ): Promise<ManagedLeg | undefined> =>
-    tryBeside(gateway, current, { transports: AROUND_LOSS, reason: 'lossy', signal }, async (leg) => {
+  ): Promise<ManagedLeg | undefined> => {
+    const options = { transports: AROUND_LOSS, reason: 'lossy', signal } as const;
+    const measured = await tryBeside(gateway, current, options, async (leg) => {
       const figures = await compare(leg, current.leg, signal);
       const isBetter = figures.candidateGoodput >= limits.gain * figures.currentGoodput;
       log.info(
@@ -168,6 +169,14 @@ export const createBetterTransport = (
       );
       return isBetter;
     });
+    if (!measured) return undefined;
+    // What BBR learns of the path from so short a transfer would hold the leg back for ten seconds: a new one serves.
+    try {
+      return await tryBeside(gateway, current, options, () => Promise.resolve(true));
+    } finally {
+      await measured.leg.close('closed');
+    }
+  };
 
   /** Resolves with a leg that carries more; not before packets were lost for a while. */
   const findAround = async (gateway: GatewayAddress, current: ManagedLeg, signal: AbortSignal): Promise<ManagedLeg> => {
