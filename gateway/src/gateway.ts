@@ -74,6 +74,8 @@ export interface Gateway {
   readonly publicPort: number;
   readonly directory: Directory;
   readonly registry: TunnelRegistry;
+  /** Reads the files of the certificates now. */
+  checkCertificates(): ReturnType<LiveCertificates['check']>;
   /** Drains, then ends. A second call with `drainTimeoutMs: 0` ends a drain that is under way. */
   close(options?: { readonly drainTimeoutMs?: number }): Promise<void>;
 }
@@ -273,9 +275,9 @@ const makeParts = async (
     tunnels: () => ({ ...totals.snapshot(registry.legs()), ...acceptor.stats() }),
     certificates: () => certificates.certificates,
     certificateFaults: () => certificates.faults().length,
+    droppedLogLines: deps.droppedLogLines,
   });
   const signingKeys = createSigningKeys({ directory, clock });
-    droppedLogLines: deps.droppedLogLines,
   closers.add('signing keys', () => signingKeys.close());
   const revocations = await createRevocations({ directory, clock, log });
   closers.add('revocations', () => revocations.close());
@@ -572,6 +574,7 @@ const start = async (
     publicPort: config.publicPort ?? bound.https[0]?.port ?? 443,
     directory,
     registry,
+    checkCertificates: () => parts.certificates.check(),
     close(options = {}) {
       const drainTimeoutMs = options.drainTimeoutMs ?? config.drainTimeoutMs;
       if (closing && drainTimeoutMs === 0) hurry.abort();

@@ -13,6 +13,8 @@ import { listEnvironments, moveEnvironment, releaseEnvironment } from './environ
 import { checkHealth } from './health.ts';
 import { KEY_NAMES, listKeys, rotateKey } from './key.ts';
 import type { KeyName } from './key.ts';
+import { checkConfig, showConfig } from './config.ts';
+import { showStatus } from './status.ts';
 import { createRunner, createToken, listRunners, revokeRunner } from './runner.ts';
 import { serve } from './serve.ts';
 import { listSessions, revokeSessions } from './session.ts';
@@ -162,6 +164,18 @@ const createProgram = (world: CliWorld): Command => {
   addTokenCommands(program, world);
   addKeyCommands(program, world);
   addSessionCommands(program, world);
+  addCommand(program, 'status', 'what the running gateway does', [jsonOption()]).action(
+    (options: Parameters<typeof showStatus>[1]) => showStatus(world, options),
+  );
+  const config = program.command('config').description('the configuration, without starting anything');
+  addCommand(config, 'check', 'say what is wrong with it, and with the files that it names', [jsonOption()])
+    .argument('[file]', 'configuration file')
+    .action((file: string | undefined, options: Parameters<typeof checkConfig>[2]) =>
+      checkConfig(world, file, options),
+    );
+  addCommand(config, 'show', 'print it with every default and every variable', [jsonOption()]).action(
+    (options: Parameters<typeof showConfig>[1]) => showConfig(world, options),
+  );
   addCommand(program, 'backup', 'write directory and keys into an archive, also while the gateway runs', [jsonOption()])
     .argument('<file>', 'a new file (tar)')
     .action((file: string, options: Parameters<typeof backUp>[2]) => backUp(world, file, options));

@@ -12,6 +12,8 @@ export interface CliWorld {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly stdout: { write(text: string): unknown; readonly isTTY?: boolean; readonly columns?: number };
   readonly stderr: { write(text: string): unknown };
+  /** Calls back when the process is asked to read its configuration again. Returns what ends it. */
+  readonly onReload?: (listener: () => void) => () => void;
   /** Aborted when the process is asked to end. */
   readonly stop: AbortSignal;
 }
@@ -29,9 +31,13 @@ const readConfigFile = async (path: string): Promise<string> => {
   }
 };
 
+/** Of the configuration file, if there is one. */
+export const configPath = (world: CliWorld, file: string | undefined): string | undefined =>
+  file ?? (world.env['GATEWAY_CONFIG'] || undefined);
+
 /** From `--config`, else the file that GATEWAY_CONFIG names, else the defaults; variables over each. */
 export const loadConfig = async (world: CliWorld, file: string | undefined): Promise<GatewayConfig> => {
-  const path = file ?? (world.env['GATEWAY_CONFIG'] || undefined);
+  const path = configPath(world, file);
   if (path === undefined) return parseGatewayConfig(undefined, world.env);
   return parseGatewayConfig(await readConfigFile(path), world.env, { path });
 };

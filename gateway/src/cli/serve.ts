@@ -6,6 +6,7 @@ import type { Logger } from '../observability/log.ts';
 import { loadConfig } from './context.ts';
 import type { CliWorld } from './context.ts';
 import { createHumanLog } from './human-log.ts';
+import { reload } from './reload.ts';
 
 /** The file descriptor. */
 const STDOUT = 1;
@@ -49,9 +50,14 @@ export const serve = async (world: CliWorld, options: { readonly config?: string
       },
       'the gateway serves',
     );
+    // At a terminal, SIGHUP says that it is gone, and the gateway with it.
+    const stopReloading = world.stdout.isTTY
+      ? undefined
+      : world.onReload?.(() => void reload({ log, gateway }, config, () => loadConfig(world, options.config)));
     if (!world.stop.aborted) await once(world.stop, 'abort');
     log.info({ drainDelayMs: config.drainDelayMs, drainTimeoutMs: config.drainTimeoutMs }, 'the gateway drains');
     await gateway.close({ drainTimeoutMs: config.drainTimeoutMs });
+    stopReloading?.();
     log.info('the gateway has ended');
   } catch (error) {
     // Asked to end before it was up: that is no failure.
