@@ -122,5 +122,15 @@ export default defineConfig(
     },
     rules: { 'no-control-regex': 'off' },
   },
+  {
+    files: ['gateway/src/observability/dashboard/page/*.js'],
+    languageOptions: {
+      globals: Object.fromEntries(
+        'document location localStorage fetch URLSearchParams addEventListener setTimeout clearTimeout'
+          .split(' ')
+          .map((name) => [name, 'readonly']),
+      ),
+    },
+  },
   { files: ['*.js'], languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly' } } },
 );

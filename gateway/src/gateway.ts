@@ -32,6 +32,7 @@ import { createOwnHosts } from './hosts/own-hosts.ts';
 import { createLogsHost } from './logs/logs-host.ts';
 import { createViewerPage } from './logs/viewer-page.ts';
 import { createAccessLog } from './observability/access-log.ts';
+import { createDashboard, type Dashboard } from './observability/dashboard/dashboard.ts';
 import { listenInternal, type InternalListener } from './observability/internal-listener.ts';
 import type { Logger } from './observability/log.ts';
 import { createMetrics, type Metrics } from './observability/metrics.ts';
@@ -152,6 +153,7 @@ interface Parts {
   /** Undefined: nobody can sign in here. */
   readonly signIn: SignIn | undefined;
   readonly certificates: LiveCertificates;
+  readonly dashboard: Dashboard;
 }
 
 /** What the parts learn of only when the listeners are up. */
@@ -334,6 +336,16 @@ const makeParts = async (
   closers.add('gate', () => gate.close());
   const unwatch = [revocations, blocks].map((list) => list.onChange(() => gate.recheck(undefined)));
   closers.add('rechecks', () => unwatch.forEach((stop) => stop()));
+  const dashboard = createDashboard({
+    directory,
+    registry: () => registry,
+    tunnels: () => totals.snapshot(registry.legs()),
+    isBlocked: (of) => blocks.isBlocked(of),
+    gateway: () => ({ id: membership.gatewayId, domain: domains[0], publicPort: publicPort() }),
+    clock,
+    log,
+  });
+  closers.add('dashboard', () => dashboard.close());
   const registry = createRegistry({
     directory,
     clock,
@@ -345,7 +357,10 @@ const makeParts = async (
     note: (environment, organization) => narrowedBy({ environment, organization }, policy(organization)),
     observe: {
       environmentChanged: (environmentId) => gate.recheck(environmentId),
+      legUp: (leg) => dashboard.observe.legUp(leg),
+      announced: (runnerId, results) => dashboard.observe.announced(runnerId, results),
       legClosed(leg, end) {
+        dashboard.observe.legClosed(leg, end);
         totals.add(leg.stats());
         metrics.legClosed(end.code);
       },
@@ -417,6 +432,7 @@ const makeParts = async (
       gate.ended(exchange);
       const nowMs = clock.monotonic();
       logExchange(exchange, status, nowMs);
+      dashboard.observe.requestEnded(status, exchange.record.errorCode);
       metrics.requestEnded({
         protocol: exchange.protocol,
         status,
@@ -428,7 +444,7 @@ const makeParts = async (
     onRefused: (code) => metrics.refused(code),
   });
   closers.add('edge', () => edge.close());
-  return { directory, membership, other, registry, acceptor, edge, metrics, key, signIn, certificates };
+  return { directory, membership, other, registry, acceptor, edge, metrics, key, signIn, certificates, dashboard };
 };
 
 /**
@@ -475,6 +491,7 @@ const start = async (
   const internal = await listenInternal(
     {
       token,
+      dashboard: parts.dashboard.routes(token),
       notReady: () => notReady ?? allExpired(parts.certificates, clock),
       impaired: () => {
         const noSignIn = parts.signIn?.problem();

@@ -46,7 +46,15 @@ describe('the internal listener', () => {
   it('answers health and metrics to anybody, and status to who has the token', async () => {
     const host = `127.0.0.1:${port}`;
     for (const path of ['/livez', '/readyz', '/metrics']) assert.equal((await get(path, { host })).status, 200, path);
-    for (const path of ['/status', '/', '/anything', '/livez?x', '/livez/']) {
+    for (const path of [
+      '/status',
+      '/?x',
+      '/anything',
+      '/livez?x',
+      '/livez/',
+      '/dashboard/overview',
+      '/dashboard/runner',
+    ]) {
       assert.equal((await get(path, { host })).status, 401, path);
     }
     const status = await get('/status', { host, authorization });

@@ -9,6 +9,7 @@ import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { isAuthorized } from '../../../shared/src/identity/internal-token.ts';
 import { formatHostPort, unmapIPv4 } from '../../../shared/src/transport/address.ts';
 import type { InternalAddress } from '../config.ts';
+import type { DashboardRoutes } from './dashboard/dashboard.ts';
 
 export interface InternalDeps {
   readonly token: string;
@@ -19,6 +20,8 @@ export interface InternalDeps {
   readonly metrics: { readonly text: () => Promise<string>; readonly contentType: string };
   /** JSON for `GET /status`. */
   readonly status: () => unknown;
+  /** The page at `/`, for a listener that a browser can open. */
+  readonly dashboard?: DashboardRoutes;
 }
 
 export interface InternalListener {
@@ -28,7 +31,7 @@ export interface InternalListener {
 
 /** Open to whoever reaches the listener: they tell nothing that belongs to anybody. */
 const OPEN_PATHS: ReadonlySet<string> = new Set(['/livez', '/readyz', '/metrics']);
-/** Body of an internal request, bytes; there is no route that takes one. */
+/** Body of an internal request, bytes: those of the dashboard carry an id or the token. */
 const MAX_BODY_BYTES = 1_024;
 /** A scraper that stalls holds a connection; then it is closed, ms. */
 const REQUEST_TIMEOUT_MS = 10_000;
@@ -63,6 +66,7 @@ const registerRoutes = (app: FastifyInstance, deps: InternalDeps, address: Inter
     const reason = foreign(request, address);
     if (reason !== undefined) return reply.code(403).send({ error: { code: 'forbidden', message: reason } });
     if (OPEN_PATHS.has(request.url) || address.kind === 'unix') return;
+    if (deps.dashboard?.isOpen(request) || deps.dashboard?.hasSession(request)) return;
     if (isAuthorized(request.headers.authorization, deps.token)) return;
     return reply
       .code(401)
@@ -82,6 +86,7 @@ const registerRoutes = (app: FastifyInstance, deps: InternalDeps, address: Inter
   });
   app.get('/metrics', async (_request, reply) => reply.type(deps.metrics.contentType).send(await deps.metrics.text()));
   app.get('/status', async () => deps.status());
+  deps.dashboard?.register(app);
 };
 
 /** Removes the socket that a killed process left behind; rejects when it is in use or is something else. */

@@ -62,6 +62,9 @@ export interface RegistryDeps {
   /** What of an announcement is not served as announced, for the runner to know; undefined when all is. */
   readonly note?: (environment: Environment, organization: string | undefined) => string | undefined;
   readonly observe?: {
+    readonly legUp?: (leg: Leg) => void;
+    /** What a runner announced, and what became of it. */
+    readonly announced?: (runnerId: string, results: readonly EnvironmentResult[]) => void;
     readonly legClosed?: (leg: Leg, end: LegEnd) => void;
     /** New streams go elsewhere where they can: another leg took over, or the runner goes away. */
     readonly legLeft?: (leg: Leg) => void;
@@ -140,6 +143,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     void enqueue(runner, async () => {
       const results = await applyAnnouncement(claimDeps, instance, apply);
       answer(instance, leg, apply.revision, results);
+      deps.observe?.announced?.(runner.id, results);
     })
       .catch(() => {})
       .finally(() => {
@@ -297,6 +301,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
       legs.set(leg.id, entry);
       instance.legs.add(entry);
       log.info({ ...legFields(entry), agent: hello.agent, replaces: hello.replaces }, 'leg up');
+      deps.observe?.legUp?.(leg);
       void leg.closed.then((end) => remove(entry, end));
       leg.attach({
         onMessage(message) {
