@@ -2,7 +2,6 @@
  * CloudFormation templates without an account: read, evaluated for given parameters, and compared with the published
  * resource types. Knows the functions that our templates use, and no others. What it returns are faults, one line each.
  */
-import { loadAwsServiceSpec } from '@aws-cdk/aws-service-spec';
 import type { PropertyType, Resource, ResourceProperties, SpecDatabase } from '@aws-cdk/service-spec-types';
 import { parse, type CollectionTag, type ScalarTag } from 'yaml';
 
@@ -190,8 +189,7 @@ const parameterFaults = (template: Template, values: Values): string[] =>
   });
 
 /** What a deployment with these parameters would be made of. */
-export const evaluateTemplate = async (template: Template, values: Values): Promise<Stack> => {
-  const spec = await loadAwsServiceSpec();
+export const evaluateTemplate = (spec: SpecDatabase, template: Template, values: Values): Stack => {
   const faults = parameterFaults(template, values);
   for (const name of Object.keys(values))
     if (!Object.hasOwn(template.Parameters, name)) faults.push(`there is no parameter ${name}`);
@@ -199,6 +197,10 @@ export const evaluateTemplate = async (template: Template, values: Values): Prom
   for (const [name, value] of Object.entries(template.Conditions)) attempt(`condition ${name}`, value);
   const resources: Record<string, TemplateResource> = {};
   for (const [name, resource] of Object.entries(template.Resources)) {
+    if (resource.Condition !== undefined && !Object.hasOwn(template.Conditions, resource.Condition)) {
+      faults.push(`${name}: there is no condition ${resource.Condition}`);
+      continue;
+    }
     if (!isMade(resource)) continue;
     const Properties = attempt(name, resource.Properties ?? {}) as Record<string, unknown>;
     resources[name] = { ...resource, Properties };

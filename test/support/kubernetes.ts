@@ -32,8 +32,7 @@ const SCHEMAS: Readonly<Record<string, readonly [packageName: string, file: stri
 
 interface Validator {
   (data: unknown): boolean;
-  readonly errors?:
-    readonly { readonly instancePath: string; readonly keyword: string }[] | null;
+  readonly errors?: readonly { readonly instancePath: string; readonly keyword: string }[] | null;
 }
 
 /**

@@ -212,7 +212,11 @@ it('the tunnel client of the sidecar knows its variables and its file, and has t
   const file = (find('sidecar', 'ConfigMap')['data'] as Record<string, string>)['tunnel-client.yaml'] ?? '';
   writeFileSync(join(directory, 'tunnel-client.yaml'), file);
   const key = JSON.stringify(privateKeyToJwk(createKey()));
-  const env = { ...variablesOf('sidecar', container), TUNNEL_KEY: key, TUNNEL_EXCHANGE_TOKEN: 'token' };
+  const env: Record<string, string> = {
+    ...variablesOf('sidecar', container),
+    TUNNEL_KEY: key,
+    TUNNEL_EXCHANGE_TOKEN: 'token',
+  };
   assert.deepEqual(suspiciousVariables(env), []);
   assert.equal(env['TUNNEL_CONFIG'], '/config/tunnel-client.yaml');
   const config = parseClientConfig({
