@@ -1,9 +1,9 @@
 /**
  * Downloads over a long link that loses packets: this gateway over each transport, and plain TCP (TLS) on the same link.
  *
- *     node test/bench/lossy.ts [--loss PERCENT…] [--control cubic|bbr…] [--mtu BYTES] [--seconds N] [--json]
+ *     node test/bench/lossy.ts [--loss PERCENT…] [--control cubic|bbr…] [--mtu BYTES] [--seconds N] [--rounds N] [--json]
  *
- * Needs Debian and root, nginx, curl and Python. Runs in namespaces of its own.
+ * Of several rounds the median counts. Needs Debian and root, nginx, curl and Python. Runs in namespaces of its own.
  */
 import { mkdirSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
@@ -32,6 +32,7 @@ const { values } = parseArgs({
     control: { type: 'string', multiple: true, default: ['cubic', 'bbr'] },
     mtu: { type: 'string' },
     seconds: { type: 'string', default: '10' },
+    rounds: { type: 'string', default: '1' },
     json: { type: 'boolean', default: false },
   },
 });
@@ -75,8 +76,12 @@ const measure = async (certificate: Certificate, lossPercent: number, congestion
   const context = { topology, upstream, bigFile: bigFile(directory) };
   const options = { topology, directory, certificate };
   const over = async (system: System): Promise<number> => {
-    const figure = await downloads(context, system, 1, Number(values.seconds));
-    return Math.round(figure * 1_000) / 1_000;
+    const figures: number[] = [];
+    for (let round = 0; round < Number(values.rounds); round++) {
+      figures.push(await downloads(context, system, 1, Number(values.seconds)));
+    }
+    const median = figures.sort((a, b) => a - b)[Math.floor(figures.length / 2)] ?? NaN;
+    return Math.round(median * 1_000) / 1_000;
   };
   const alone = async (name: 'direct' | 'gateway-quic' | 'gateway-webtransport'): Promise<number> => {
     const system = await startSystem(name, options);

@@ -1,4 +1,4 @@
-// needs: root, netns, python3, tun
+// needs: root, netns, python3, tun, nginx, curl, openssl
 /** Bad paths for long: bodies of full size, very many legs, black holes, and speed beside plain TCP. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -89,7 +89,7 @@ describe('a download at 100 ms and 1 % loss', { timeout: 600_000 }, () => {
   for (const more of [[], ['--mtu', '1280']]) {
     it(`reaches ${SHARE} of plain TCP with BBR ${more.join(' ')}`, async (t) => {
       const bench = join(import.meta.dirname, '../bench/lossy.ts');
-      const args = [bench, '--json', '--loss', '1', '--control', 'bbr', ...more];
+      const args = [bench, '--json', '--loss', '1', '--control', 'bbr', '--rounds', '3', ...more];
       const child = spawn(process.execPath, args, { env: cleanEnvironment(), stdio: ['ignore', 'pipe', 'inherit'] });
       let text = '';
       child.stdout.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));

@@ -58,6 +58,7 @@ export const NEEDS = {
   curl: program('curl', 'curl'),
   openssl: program('openssl', 'openssl'),
   iproute2: program('ip', 'iproute2'),
+  nginx: program('nginx', 'nginx'),
   python3: program('python3', 'python3-minimal'),
   prometheus: program('prometheus', 'prometheus'),
   promtool: program('promtool', 'prometheus'),
