@@ -110,6 +110,8 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
       'gateway/src/observability/',
       'gateway/src/access/',
       'gateway/src/directory/',
+      // Whether a certificate can be used is said before the gateway starts, too.
+      'gateway/src/edge/certificates.ts',
       'gateway base',
       'shared',
     ],

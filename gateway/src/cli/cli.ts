@@ -14,6 +14,7 @@ import { checkHealth } from './health.ts';
 import { KEY_NAMES, listKeys, rotateKey } from './key.ts';
 import type { KeyName } from './key.ts';
 import { checkConfig, showConfig } from './config.ts';
+import { runDoctor } from './doctor.ts';
 import { showStatus } from './status.ts';
 import { createRunner, createToken, listRunners, revokeRunner } from './runner.ts';
 import { serve } from './serve.ts';
@@ -166,6 +167,9 @@ const createProgram = (world: CliWorld): Command => {
   addSessionCommands(program, world);
   addCommand(program, 'status', 'what the running gateway does', [jsonOption()]).action(
     (options: Parameters<typeof showStatus>[1]) => showStatus(world, options),
+  );
+  addCommand(program, 'doctor', 'check certificate, names, ports, directory, clock and sign-in', [jsonOption()]).action(
+    (options: Parameters<typeof runDoctor>[1]) => runDoctor(world, options),
   );
   const config = program.command('config').description('the configuration, without starting anything');
   addCommand(config, 'check', 'say what is wrong with it, and with the files that it names', [jsonOption()])
