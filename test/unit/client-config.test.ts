@@ -291,6 +291,38 @@ describe('URL of a gateway', () => {
   });
 });
 
+it('takes a receiver of metrics from file and variable, and no password in its URL', () => {
+  const env = { TUNNEL_GATEWAY: 'https://api.gateway.example', TUNNEL_RUNNER_ID: 'my-runner' };
+  const withVariable = (value: string) =>
+    parseClientConfig({ env: { ...env, TUNNEL_REMOTE_WRITE: value }, cwd: '/work' }).remoteWrite;
+  const url = 'https://metrics.example/api/v1/write';
+  const none = { username: undefined, passwordFile: undefined };
+  assert.deepEqual(withVariable(url), { url, ...none });
+  assert.deepEqual(withVariable(JSON.stringify({ url, username: 'me', passwordFile: 'secret' })), {
+    url,
+    username: 'me',
+    passwordFile: '/work/secret',
+  });
+  const text = `remoteWrite: { url: '${url}', username: me, passwordFile: secret }`;
+  assert.equal(
+    parseClientConfig({ env, cwd: '/', file: { path: '/etc/c.yaml', text } }).remoteWrite?.passwordFile,
+    '/etc/secret',
+  );
+  const wrong: readonly (readonly [string, RegExp])[] = [
+    ['https://me:canary@metrics.example/', /TUNNEL_REMOTE_WRITE: must not contain a password/],
+    ['ftp://metrics.example/', /TUNNEL_REMOTE_WRITE: must be an http or https URL/],
+    ['{ broken', /must be \{ url, username, passwordFile \}/],
+    [JSON.stringify({ url, passwordFile: 'secret' }), /needs a username too/],
+  ];
+  for (const [value, message] of wrong) {
+    assert.throws(
+      () => withVariable(value),
+      (error: Error) => message.test(error.message) && !error.message.includes('canary'),
+      value,
+    );
+  }
+});
+
 it('suggests what was meant, and nothing far off', () => {
   assert.equal(suggest('runner_id', ['gateway', 'runnerId']), 'runnerId');
   assert.equal(suggest('gatway', ['gateway', 'runnerId']), 'gateway');

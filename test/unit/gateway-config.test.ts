@@ -53,8 +53,19 @@ describe('gateway configuration', () => {
       drainTimeoutMs: 30_000,
       trustedProxies: [],
       logLevel: 'info',
+      accessLog: { enabled: true, sample: 1 },
     });
     assert.deepEqual(parseGatewayConfig('# nothing\n', {}), parseGatewayConfig(undefined, {}));
+  });
+
+  it('takes the share of requests to log from 0 to 1', () => {
+    const env = { GATEWAY_ACCESS_LOG_SAMPLE: '0.05' };
+    assert.deepEqual(parseGatewayConfig(undefined, env).accessLog, { enabled: true, sample: 0.05 });
+    assert.throws(
+      () => parseGatewayConfig('accessLog: { sample: 10 }', {}),
+      /accessLog\.sample: must be a number from 0 to 1/,
+    );
+    assert.throws(() => parseGatewayConfig('accessLog: { sampel: 1 }', {}), /did you mean sample/);
   });
 
   it('is read from YAML, with paths relative to the file', () => {

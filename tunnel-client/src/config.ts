@@ -11,6 +11,7 @@ import { EMPTY_FILE, type FileContent, fileProblems, lineAt, readYaml } from './
 import { type EnvironmentSettings, parseEnvironments } from './environments.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
 import { parseOauthTarget } from './oauth-target.ts';
+import type { RemoteWriteTarget } from './remote-write.ts';
 import { proxySettingsOf, type ProxySettings } from './proxy-settings.ts';
 import { ConfigError, formatPath, type Problem, suggest, zodProblems } from './problems.ts';
 import { TRANSPORT_CHOICES, type TransportChoice } from './transport.ts';
@@ -49,6 +50,8 @@ export interface ClientConfig {
   readonly internal: InternalAddress;
   /** Where OAuth callbacks go. */
   readonly oauth: { readonly target: string } | undefined;
+  /** Where metrics are sent to; undefined: nowhere. */
+  readonly remoteWrite: RemoteWriteTarget | undefined;
   readonly environments: readonly EnvironmentSettings[];
   readonly drainTimeoutMs: number;
   readonly logLevel: (typeof LOG_LEVELS)[number];
@@ -117,6 +120,16 @@ const parsedBy = <T>(parse: (text: string) => T) =>
     }
   });
 
+/** Throws RangeError. */
+const parseReceiver = (text: string): string => {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (!url || !/^https?:$/.test(url.protocol)) throw new RangeError('must be an http or https URL');
+  if (url.username !== '' || url.password !== '') {
+    throw new RangeError('must not contain a password: use username and passwordFile');
+  }
+  return url.href;
+};
+
 const missing = (what: string) => (issue: { input?: unknown }) =>
   issue.input === undefined ? `is missing: ${what}` : 'must be text';
 
@@ -144,6 +157,20 @@ const settingsSchema = z.object({
     .object(
       { target: parsedBy((text) => (parseOauthTarget(text), text)) },
       { error: 'must be { target: URL }, as in http://127.0.0.1:8081' },
+    )
+    .optional(),
+  remoteWrite: z
+    .strictObject(
+      {
+        url: parsedBy(parseReceiver),
+        username: z.string().min(1).optional(),
+        passwordFile: z.string().min(1).optional(),
+      },
+      { error: 'must be { url, username, passwordFile }' },
+    )
+    .refine(
+      ({ username, passwordFile }) => passwordFile === undefined || username !== undefined,
+      'needs a username too',
     )
     .optional(),
   drainTimeout: duration,
@@ -248,6 +275,21 @@ interface Settings {
 /** Where the relative paths of the file begin. */
 const baseOfFile = ({ file, cwd }: ConfigSources): string => (file ? dirname(resolve(cwd, file.path)) : cwd);
 
+/** From a file an object; from a variable a URL, or JSON. */
+const remoteWriteAt = (base: string, value: unknown): unknown => {
+  if (typeof value === 'string') {
+    if (!value.startsWith('{')) return { url: value };
+    try {
+      return remoteWriteAt(base, JSON.parse(value));
+    } catch {
+      return value; // no JSON: the schema says what it must be
+    }
+  }
+  if (typeof value !== 'object' || value === null || !('passwordFile' in value)) return value;
+  const { passwordFile } = value;
+  return typeof passwordFile === 'string' ? { ...value, passwordFile: resolve(base, passwordFile) } : value;
+};
+
 const mergeSettings = (sources: ConfigSources, file: FileContent): Settings => {
   const values: Record<string, unknown> = {
     stateDir: DEFAULT_STATE_DIR,
@@ -263,6 +305,12 @@ const mergeSettings = (sources: ConfigSources, file: FileContent): Settings => {
     if (key === 'oauth' && typeof value === 'string' && name !== key) {
       values[key] = { target: value };
       names[`${key}.target`] = name;
+      return;
+    }
+    if (key === 'remoteWrite') {
+      values[key] = remoteWriteAt(base, value);
+      names[`${key}.url`] = name === key ? `${key}.url` : name;
+      names[key] = name;
       return;
     }
     if (key === 'gateway' && typeof value === 'string') {
@@ -359,6 +407,7 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
     membershipFile,
     ca,
     oauth,
+    remoteWrite,
     ...rest
   } = settings.data;
   const inFileCount = Array.isArray(inFile) ? inFile.length : 0;
@@ -377,6 +426,11 @@ export const parseClientConfig = (sources: ConfigSources): ClientConfig => {
     proxy: proxy.settings,
     drainTimeoutMs: drainTimeout,
     oauth,
+    remoteWrite: remoteWrite && {
+      url: remoteWrite.url,
+      username: remoteWrite.username,
+      passwordFile: remoteWrite.passwordFile,
+    },
     environments: checked.environments.map((environment, index) =>
       withLogsAt(index < inFileCount ? baseOfFile(sources) : sources.cwd, environment),
     ),

@@ -8,7 +8,21 @@ type Sample = readonly [labels: Labels, value: number];
 const escapeLabel = (value: string): string =>
   value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
 
-const family = (name: string, type: 'counter' | 'gauge', help: string, samples: readonly Sample[]): string => {
+export interface MetricFamily {
+  readonly name: string;
+  readonly type: 'counter' | 'gauge';
+  readonly help: string;
+  readonly samples: readonly Sample[];
+}
+
+const family = (name: string, type: MetricFamily['type'], help: string, samples: readonly Sample[]): MetricFamily => ({
+  name,
+  type,
+  help,
+  samples,
+});
+
+const renderFamily = ({ name, type, help, samples }: MetricFamily): string => {
   const lines = samples.map(([labels, value]) => {
     const pairs = Object.entries(labels).map(([label, text]) => `${label}="${escapeLabel(text)}"`);
     return `${name}${pairs.length > 0 ? `{${pairs.join(',')}}` : ''} ${value}`;
@@ -18,7 +32,7 @@ const family = (name: string, type: 'counter' | 'gauge', help: string, samples: 
 
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
-export const renderMetrics = (status: RunnerStatus): string => {
+export const collectMetrics = (status: RunnerStatus): readonly MetricFamily[] => {
   const serving = status.legs.filter(({ state }) => state !== 'standby');
   const ways = Map.groupBy(serving, ({ transport, reason, inspected }) => `${transport} ${reason} ${inspected}`);
   const count = (state: string): number => status.environments.filter((entry) => entry.state === state).length;
@@ -87,5 +101,7 @@ export const renderMetrics = (status: RunnerStatus): string => {
       'When the membership ends, seconds since the epoch.',
       status.membershipExpiresAt === undefined ? [] : [[{}, status.membershipExpiresAt / 1_000]],
     ),
-  ].join('');
+  ];
 };
+
+export const renderMetrics = (status: RunnerStatus): string => collectMetrics(status).map(renderFamily).join('');

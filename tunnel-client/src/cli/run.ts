@@ -10,7 +10,9 @@ import { type ClientConfig, parseClientConfig, parseEnvironmentsOfFile, suspicio
 import { watchFile } from '../environment-file.ts';
 import { type InternalListener, listenInternal } from '../internal-listener.ts';
 import { type Logger, silentLogger } from '../logger.ts';
+import { collectMetrics } from '../metrics.ts';
 import { ConfigError } from '../problems.ts';
+import { startRemoteWrite } from '../remote-write.ts';
 import { VERSION } from '../version.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { closedPortNotice, reportTo } from './reporter.ts';
@@ -187,7 +189,15 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
       )
     : undefined;
 
+  const metrics = config.remoteWrite
+    ? startRemoteWrite(
+        { collect: () => collectMetrics(client.status()), clock: systemClock, log },
+        { target: config.remoteWrite, labels: { job: 'tunnel-client', instance: config.runnerId } },
+      )
+    : undefined;
+
   const wasAsked = await ended;
+  await metrics?.close();
   followed?.close();
   if (wasAsked) say.info('ending: open streams may finish; once more to end at once');
   await client.close({ drain: wasAsked ? config.drainTimeoutMs : false });
