@@ -118,10 +118,7 @@ describe('gateway key rotate token', { timeout: 60_000 }, () => {
     assert.equal(await statusOf(old), 404);
 
     const rotated = await place.gateway('key', 'rotate', 'token');
-    assert.match(
-      rotated.stdout,
-      /^Key \S+ signs tokens from now on\.\nThose made before are accepted until .* UTC/,
-    );
+    assert.match(rotated.stdout, /^Key \S+ signs tokens from now on\.\nThose made before are accepted until .* UTC/);
     const fresh = await create();
     assert.notEqual(decodeProtectedHeader(fresh).kid, decodeProtectedHeader(old).kid);
     assert.deepEqual([await statusOf(fresh), await statusOf(old)], [404, 404]);

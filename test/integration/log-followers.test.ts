@@ -7,7 +7,7 @@ import type { IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { join } from 'node:path';
 import { afterEach, describe, it } from 'node:test';
 import { type LogReader, type LogWorld, parseEvents, startLogWorld } from '../support/logs.ts';
@@ -58,7 +58,7 @@ const settledBytes = async (): Promise<number> => {
   let least = Infinity;
   for (let reading = 0; reading < 10; reading++) {
     least = Math.min(least, heldBytes());
-    await setImmediate();
+    await nextTurn();
   }
   return least;
 };

@@ -58,7 +58,7 @@ describe('bad input to the tunnel client', () => {
   it('options that cannot be right are thrown at once', () => {
     const options = { gateway: 'https://api.gateway.example', runnerId: 'runner-1', stateDir: '/nonexistent' };
     const fails = (more: object, message: RegExp): void =>
-      assert.throws(() => connectRunner({ ...options, ...more } as RunnerOptions), { name: 'RangeError', message });
+      assert.throws(() => connectRunner({ ...options, ...more }), { name: 'RangeError', message });
     fails({ ca: 'nothing' }, /^the text given as `ca` holds no certificate in PEM: it has no line -----BEGIN CERT/);
     fails(
       { ca: '-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----' },

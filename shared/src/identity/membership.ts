@@ -241,7 +241,9 @@ export const readMembership = (token: string): Membership => {
 };
 
 /** `iss` and `kid` of a JWT, unverified: who says that it is theirs, and with which key. */
-export const readIssuer = (token: string): { readonly issuer: string | undefined; readonly keyId: string | undefined } => {
+export const readIssuer = (
+  token: string,
+): { readonly issuer: string | undefined; readonly keyId: string | undefined } => {
   try {
     const { iss } = decodeJwt(token);
     const { kid } = decodeProtectedHeader(token);
