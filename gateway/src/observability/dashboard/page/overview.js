@@ -33,7 +33,7 @@ export const createOverview = ({ refresh }) => {
     createChart({ title: 'Errors per second', format: rate, series: [{ name: 'errors', values: (r) => r.errors }] }),
     createChart({ title: 'Open streams', format: count, series: [{ name: 'streams', values: (r) => r.streams }] }),
     createChart({
-      title: 'Throughput, out of and into environments',
+      title: 'Throughput',
       format: bytesPerSecond,
       series: [
         { name: 'out', values: (r) => r.received },
