@@ -5,6 +5,7 @@
  *
  * Of several rounds the median counts. Needs Debian and root, nginx, curl and Python. Runs in namespaces of its own.
  */
+import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,7 +15,7 @@ import { furnish, isInside, runInside, WORK_DIRECTORY } from './peers/cage.ts';
 import { makeCertificate } from './peers/certificate.ts';
 import { downloads } from './peers/load.ts';
 import type { Certificate } from './peers/nginx.ts';
-import { type Program, runProgram } from './peers/program.ts';
+import { type Program, startProgram } from './peers/program.ts';
 import { alignColumns } from './peers/report.ts';
 import { startGatewaySystem, startSystem, type System } from './peers/systems.ts';
 import { createTopology, HOSTS, type Topology } from './peers/topology.ts';
@@ -22,7 +23,7 @@ import { bigFile, startUpstream } from './peers/upstream.ts';
 
 const ROUND_TRIP_MS = 100;
 /** Until a client that may choose has chosen, s: 30 s of loss, and the measurement. */
-const CHOICE_TIMEOUT_S = 150;
+const CHOICE_TIMEOUT_S = 110;
 /** Until the leg that was chosen is up and the gateway knows, ms: some ten round trips. */
 const ACTIVATION_MS = 3_000;
 
@@ -52,12 +53,13 @@ interface Result {
 /** Keeps a download going, as somebody who works does, until the client has decided. */
 const untilChosen = async (topology: Topology, system: System, client: Program): Promise<string> => {
   const decided = /"?(another transport carries more|no other transport carries much more) on this lossy path/;
-  const load = runProgram(
-    topology.edge,
-    ['curl', '-sk', '--http1.1', '-m', String(CHOICE_TIMEOUT_S), '-o', '/dev/null', `${system.url('web')}/big`],
-    (CHOICE_TIMEOUT_S + 5) * 1_000,
-  );
-  const chosen = await Promise.race([client.waitFor(decided), load.then(() => undefined)]);
+  const load = startProgram(topology.edge, [
+    ...['curl', '-sk', '--http1.1', '-m', String(CHOICE_TIMEOUT_S), '-o', '/dev/null', `${system.url('web')}/big`],
+  ]);
+  const loadEnded = once(load.child, 'exit').then(() => undefined);
+  // A client that sees too few packets to tell says nothing, and stays.
+  const chosen = await Promise.race([client.waitFor(decided).catch(() => undefined), loadEnded]);
+  await load.stop();
   if (!chosen?.[1]?.startsWith('another')) return 'quic';
   await delay(ACTIVATION_MS);
   return 'webtransport';

@@ -10,16 +10,14 @@ import { connectRunner } from '../../tunnel-client/src/client.ts';
 import { LOSSES, ROUGH, startLossyWorld } from '../support/lossy-world.ts';
 import { cleanEnvironment } from '../support/processes.ts';
 import { until } from '../support/runner.ts';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 
 const MIB = 1 << 20;
 const TRIES = 50;
 const NEEDED = 0.95 * TRIES;
 /** Legs that come up at once. */
-const AT_ONCE = 10;
+const AT_ONCE = 5;
 /** A runner whose leg is not up by then has failed, ms. */
-const UP_WITHIN_MS = 60_000;
+const UP_WITHIN_MS = 20_000;
 const BLACK_HOLE_MS = 20_000;
 /** Longest pause between two attempts is 5 s. */
 const BACK_WITHIN_MS = 20_000;
@@ -39,26 +37,18 @@ describe('bodies over a bad path', { timeout: 600_000 }, () => {
 
 describe('legs', { timeout: 900_000 }, () => {
   it('come up at 20 % loss', async (t) => {
-    const { gateway, udp } = await startLossyWorld(t);
+    const { gateway, udp, startRunner } = await startLossyWorld(t);
+    // A gateway lets so many runners of one address join only slowly: these are all the one that has joined.
+    const { id, stateDir } = await startRunner('demo');
     udp.setWeather({ delayMs: 50, loss: 0.2 });
     let up = 0;
     const attempt = async (): Promise<void> => {
-      const { runner, exchangeToken } = await gateway.gateway.directory.createRunner({ name: 'lossy' });
-      const stateDir = await mkdtemp(join(tmpdir(), 'lossy-'));
-      const client = connectRunner({
-        gateway: gateway.url,
-        runnerId: runner.id,
-        exchangeToken,
-        ca: gateway.ca,
-        stateDir,
-        transport: 'quic',
-      });
+      const client = connectRunner({ gateway: gateway.url, runnerId: id, ca: gateway.ca, stateDir, transport: 'quic' });
       await client.ready({ signal: AbortSignal.timeout(UP_WITHIN_MS) }).then(
         () => (up += 1),
         () => undefined,
       );
       await client.close();
-      await rm(stateDir, { recursive: true, force: true });
     };
     for (let tried = 0; tried < TRIES; tried += AT_ONCE) await Promise.all(Array.from({ length: AT_ONCE }, attempt));
     t.diagnostic(`${up} of ${TRIES} came up`);
