@@ -66,6 +66,7 @@ describe('membership', () => {
         group: 'runner',
         publicKey: key.publicKey,
         tokenId: undefined,
+        issuer: 'https://api.gateway.test',
         issuedAt: clock.now(),
         expiresAt: clock.now() + MEMBERSHIP_LIFETIME_MS,
       },
