@@ -147,12 +147,16 @@ export interface Edge {
   close(): Promise<void>;
 }
 
+/** How long connections that wait for their acceptance are taken in a drain at most, ms: more may always come. */
+export const DRAIN_ACCEPT_MS = 1_000;
+
 export const createEdge = (deps: EdgeDeps): Edge => {
   const { clock, limits, log } = deps;
   const acceptors = new Set<Acceptor>();
   const ownPorts = new Set<number>();
   const idleWaiters = new Set<() => void>();
   let draining = false;
+  let accepted = 0;
   /** No connection is accepted any more. */
   let isDeaf = false;
   let cancelHandshakes = (): void => {};
@@ -214,12 +218,37 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     },
   });
 
+  /**
+   * Connections that the system has accepted are taken first: a listener that ends resets them. One is taken in a turn of
+   * the event loop, so a turn without any says that there is none.
+   */
+  const stopListening = (): void => {
+    const end = clock.monotonic() + DRAIN_ACCEPT_MS;
+    let seen = -1;
+    const turn = (): void => {
+      if (closed) return;
+      if (seen !== accepted && clock.monotonic() < end) {
+        seen = accepted;
+        setImmediate(turn);
+        return;
+      }
+      for (const acceptor of acceptors) acceptor.close();
+      isDeaf = true;
+      wakeIfIdle();
+    };
+    setImmediate(turn);
+  };
+
   const listen = async (
     address: ListenAddress,
     onConnection: (socket: Socket) => void,
     onListening: (bound: ListenAddress) => void,
   ): Promise<ListenAddress> => {
-    const acceptor = await acceptConnections({ log, onConnection }, address);
+    const onAccepted = (socket: Socket): void => {
+      accepted += 1;
+      onConnection(socket);
+    };
+    const acceptor = await acceptConnections({ log, onConnection: onAccepted }, address);
     if (closed || isDeaf) acceptor.close();
     else acceptors.add(acceptor);
     onListening(acceptor.address);
@@ -255,12 +284,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       if (draining) return;
       draining = true;
       clients.drain();
-      // Connections that the system has accepted are taken before the listener ends, which would reset them.
-      setImmediate(() => {
-        for (const acceptor of acceptors) acceptor.close();
-        isDeaf = true;
-        wakeIfIdle();
-      });
+      stopListening();
       cancelHandshakes = clock.timer(DRAIN_FIRST_REQUEST_MS, () => counter.destroyHandshakes());
     },
     idle: ({ signal }) =>
