@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 import { createKey } from '../../shared/src/identity/keys.ts';
 import type { Connection } from '../../shared/src/transport/connection.ts';
 import { listenQuic } from '../../shared/src/transport/quic.ts';
-import { connectRunner, type RunnerOptions } from '../../tunnel-client/src/client.ts';
+import { connectRunner } from '../../tunnel-client/src/client.ts';
 import { startTestGateway } from '../support/gateway.ts';
 import { temporaryDirectory } from '../support/programs.ts';
 import { until } from '../support/runner.ts';
