@@ -107,7 +107,7 @@ describe('a gateway that cannot be used', () => {
       assert.ok(!problem.message.includes('canary'), 'the token stands in no message');
       await client.close();
     };
-    await says({ gateway: url }, /self-signed; give it \(or its root\) with `ca`/);
+    await says({ gateway: url }, /self-signed \(by [^)]+\); give it, or its root, with `ca`/);
     await says({ gateway: url, ca: other.certificate }, /with `ca`/);
     await says(
       { gateway: `https://api.gateway.localhost:${await serve(other)}`, ca: other.certificate },
