@@ -311,7 +311,11 @@ describe('bad input', { timeout: 60_000 }, () => {
       'gateway: gateway\nrunnerId: laptop\n',
       /is not the URL of a gateway.*https:\/\/api\./,
     ],
-    ['a certificate that is not there', `${good}ca: missing.pem\n`, /missing\.pem is not a readable certificate/],
+    [
+      'a certificate that is not there',
+      `${good}ca: missing.pem\n`,
+      /ca: the file \S*missing\.pem cannot be read: .*no such file/,
+    ],
   ];
   for (const [what, yaml, says] of cases) {
     it(`${what} ends the tunnel client with 2 and a sentence`, async (t) => {

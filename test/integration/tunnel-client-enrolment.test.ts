@@ -111,7 +111,7 @@ describe('a gateway that cannot be used', () => {
     await says({ gateway: url, ca: other.certificate }, /with `ca`/);
     await says(
       { gateway: `https://api.gateway.localhost:${await serve(other)}`, ca: other.certificate },
-      /for another name; check the URL/,
+      /for another name \(DNS:api.elsewhere.localhost\); check the URL/,
     );
     await says(
       {
@@ -134,8 +134,8 @@ describe('a gateway that cannot be used', () => {
     await says({ gateway: url, ca: made.certificate }, /not what the gateway's API gives/);
     answer = [200, 'x'.repeat((1 << 20) + 1)];
     await says({ gateway: url, ca: made.certificate }, /too large/);
-    answer = [403, '{"error":{"code":"revoked","message":"no"}}'];
-    await says({ gateway: url, ca: made.certificate }, /revoked.*gateway runner token/);
+    answer = [403, '{"error":{"code":"revoked","message":"ask for a new token"}}'];
+    await says({ gateway: url, ca: made.certificate }, /revoked: ask for a new token/);
     answer = [503, '{"error":{"code":"something_new","message":"later"}}'];
     await says({ gateway: url, ca: made.certificate }, /503 something_new: later/);
   });

@@ -70,6 +70,7 @@ export const createClientConnections = (deps: {
       closing: false,
       draining: false,
       over: false,
+      becomeTunnel: () => leave(),
       // One at a time: the answers have an order, and a request behind an upgrade is none.
       slots: createRequestSlots(
         { clock, onAbuse: () => socket.destroy() },
@@ -99,11 +100,13 @@ export const createClientConnections = (deps: {
       if (client.exchanges.size === 0) armDrain();
     };
     drains.add(drain);
-    socket.once('close', () => {
+    const leave = (): void => {
       cancelDrain();
+      if (drains.delete(drain)) deps.onClosed();
+    };
+    socket.once('close', () => {
       client.slots.close();
-      drains.delete(drain);
-      deps.onClosed();
+      leave();
     });
     deps.http1.serve(socket, client);
     if (draining) drain();

@@ -32,6 +32,8 @@ export interface ClientConnection {
   draining: boolean;
   /** The answer that closes the connection was sent: what came behind its request is started no more. */
   over: boolean;
+  /** It carries no requests from now on: it ends with its leg. */
+  becomeTunnel?(): void;
   /** Called after an exchange has ended and left {@link exchanges}. */
   onExchangeEnd(end: ExchangeEnd): void;
 }
@@ -246,6 +248,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       const accepted = judge(connection, request);
       const { tunnel } = deps.handlers;
       if (typeof accepted !== 'string' && tunnel && isTunnelUpgrade(accepted, tunnel.upgradePath)) {
+        connection.becomeTunnel?.();
         return tunnel.upgrade(request, socket, upgradeHead);
       }
       const head = headOf(connection, request, accepted);

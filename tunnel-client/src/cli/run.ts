@@ -40,7 +40,8 @@ export const readCa = async (path: string): Promise<string> => {
     parseCertificates(pem);
     return pem;
   } catch (error) {
-    const message = error instanceof RangeError ? `the file ${path} ${describeError(error)}` : describeError(error);
+    const fault = error instanceof RangeError ? describeError(error) : `cannot be read: ${describeError(error)}`;
+    const message = `the file ${path} ${fault}`;
     throw new ConfigError([{ path: 'ca', message }], { cause: error });
   }
 };
