@@ -45,7 +45,8 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
 
   ['gateway/src/errors.ts', []],
   ['gateway/src/limits.ts', []],
-  ['gateway/src/config.ts', ['gateway/src/limits.ts', 'shared']],
+  ['gateway/src/config.ts', ['gateway/src/config-schema.ts', 'gateway/src/limits.ts', 'shared']],
+  ['gateway/src/config-schema.ts', ['gateway/src/config.ts', 'gateway/src/limits.ts', 'shared']],
   ['gateway/src/directory/', ['gateway base', 'shared']],
   ['gateway/src/tunnels/', ['gateway/src/directory/', 'gateway base', 'shared']],
   [
@@ -128,6 +129,7 @@ const GATEWAY_BASE = [
   'gateway/src/errors.ts',
   'gateway/src/limits.ts',
   'gateway/src/config.ts',
+  'gateway/src/config-schema.ts',
   'gateway/src/observability/log.ts',
 ];
 /** Never imported by anything but what is named here. */

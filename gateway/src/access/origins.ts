@@ -12,7 +12,7 @@
  *
  * Listed are the port's own origin, the other ports of its environment, and what the configuration names.
  */
-import { SAME_CREATOR } from '../config.ts';
+import { SAME_CREATOR } from '../config-schema.ts';
 import { isExposablePort, isId } from '../../../shared/src/hostname.ts';
 
 export interface FetchRequest {
