@@ -104,6 +104,10 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
   ['gateway/src/start-error.ts', ['gateway base', 'shared']],
   // The composition root wires everything below the command line.
   ['gateway/src/gateway.ts', ['gateway/src/', 'shared']],
+  ['gateway/src/parts.ts', ['gateway/src/', 'shared']],
+  ['gateway/src/open-parts.ts', ['gateway/src/', 'shared']],
+  ['gateway/src/closers.ts', ['gateway base']],
+  ['gateway/src/listen.ts', ['gateway/src/start-error.ts', 'gateway base']],
   [
     'gateway/src/cli/',
     [
@@ -137,6 +141,8 @@ const ENTRANCES: readonly (readonly [prefix: string, importers: RegExp])[] = [
   ['gateway/src/main.ts', /^$/],
   ['gateway/src/cli/', /^gateway\/src\/(?:main\.ts|cli\/)/],
   ['gateway/src/gateway.ts', /^gateway\/src\/(?:main\.ts|cli\/)/],
+  ['gateway/src/parts.ts', /^gateway\/src\/gateway\.ts$/],
+  ['gateway/src/open-parts.ts', /^gateway\/src\/parts\.ts$/],
   ['tunnel-client/src/main.ts', /^$/],
   ['tunnel-client/src/cli/', /^tunnel-client\/src\/(?:main\.ts|cli\/)/],
 ];
