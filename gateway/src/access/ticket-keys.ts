@@ -2,13 +2,12 @@
  * The key of TLS session tickets, as the directory's ring has it: clients resume at every gateway of the directory, and
  * after a restart. While the directory is away the known keys go on.
  */
-import type { Clock } from '../../../shared/src/clock.ts';
 import type { Directory } from '../directory/directory.ts';
-import { pendingKey, signingKey, type KeyRing } from '../directory/key-ring.ts';
-import type { Logger } from '../observability/log.ts';
+import { pendingKey, signingKey } from '../directory/key-ring.ts';
+import { follow, type FollowedDeps } from './followed.ts';
 
-/** Until the ring is read again after the directory did not answer, ms. */
-const RELOAD_MS = 5_000;
+/** Until the ring is read again after the directory did not answer, ms: twice before a new key signs. */
+const RING_RELOAD_MS = 5_000;
 
 export interface TicketKeys {
   /** 48 bytes. */
@@ -19,48 +18,34 @@ export interface TicketKeys {
 }
 
 /** Reads the ring; rejects when that is not possible. */
-export const createTicketKeys = async (deps: {
-  readonly directory: Pick<Directory, 'keyRing' | 'watch'>;
-  readonly clock: Clock;
-  readonly log: Pick<Logger, 'warn'>;
-}): Promise<TicketKeys> => {
-  const { directory, clock, log } = deps;
+export const createTicketKeys = async (
+  deps: FollowedDeps & { readonly directory: Pick<Directory, 'keyRing'> },
+): Promise<TicketKeys> => {
+  const { directory, clock } = deps;
+  const ring = await follow(deps, {
+    read: () => directory.keyRing('tickets'),
+    isAbout: (change) => change.kind === 'keys' && change.use === 'tickets',
+    failure: 'the keys of TLS tickets cannot be read, it is tried again',
+    reloadMs: RING_RELOAD_MS,
+  });
   const listeners = new Set<(key: Buffer) => void>();
   let cancelSwitch: () => void = () => {};
-  let cancelReload: () => void = () => {};
-  let isClosed = false;
-  let ring: KeyRing = await directory.keyRing('tickets');
-  let told = signingKey(ring, clock.now()).keyId;
+  let told = signingKey(ring.current(), clock.now()).keyId;
 
-  const current = (): Buffer => Buffer.from(signingKey(ring, clock.now()).secret);
+  const current = (): Buffer => Buffer.from(signingKey(ring.current(), clock.now()).secret);
   /** Tells of the key if it is another one, and waits for the next. */
   const update = (): void => {
     cancelSwitch();
-    if (isClosed) return;
     const now = clock.now();
-    const { keyId } = signingKey(ring, now);
+    const { keyId } = signingKey(ring.current(), now);
     if (keyId !== told) {
       told = keyId;
       for (const listener of [...listeners]) listener(current());
     }
-    const pending = pendingKey(ring, now);
+    const pending = pendingKey(ring.current(), now);
     if (pending) cancelSwitch = clock.timer(pending.signsFrom - now, update);
   };
-  const reload = async (): Promise<void> => {
-    cancelReload();
-    try {
-      ring = await directory.keyRing('tickets');
-    } catch (error) {
-      if (isClosed) return;
-      log.warn({ err: error }, 'the keys of TLS tickets cannot be read, it is tried again');
-      cancelReload = clock.timer(RELOAD_MS, () => void reload());
-      return;
-    }
-    update();
-  };
-  const unwatch = directory.watch((change) => {
-    if (change.kind === 'all' || (change.kind === 'keys' && change.use === 'tickets')) void reload();
-  });
+  ring.onChange(update);
   update();
   return {
     current,
@@ -70,10 +55,8 @@ export const createTicketKeys = async (deps: {
       return () => listeners.delete(own);
     },
     close() {
-      isClosed = true;
+      ring.close();
       cancelSwitch();
-      cancelReload();
-      unwatch();
       listeners.clear();
     },
   };
