@@ -8,7 +8,7 @@
  */
 import { isExposablePort, isId } from '../../../shared/src/hostname.ts';
 import * as z from 'zod';
-import { TokenError, type SigningKeys } from './signing-keys.ts';
+import { type SigningKeys, verifySession } from './signing-keys.ts';
 import { MAX_USER_LENGTH } from './tokens.ts';
 
 /** Host-only by its prefix: no other environment's page can read, set or send it (RFC 6265bis section 4.1.3.2). */
@@ -68,14 +68,7 @@ export const createPortSessions = (deps: { readonly keys: Pick<SigningKeys, 'sig
       exp: Math.floor(session.expiresAt / 1_000),
     }),
   async verify(cookieValue) {
-    let payload: unknown;
-    try {
-      payload = await deps.keys.verify('session', TYPE, cookieValue);
-    } catch (error) {
-      if (error instanceof TokenError) return undefined;
-      throw error;
-    }
-    const claims = claimsSchema.safeParse(payload);
+    const claims = claimsSchema.safeParse(await verifySession(deps.keys, TYPE, cookieValue));
     if (!claims.success) return undefined;
     const { env, port, sub, orgs, sid, nonce, sat, exp } = claims.data;
     return {

@@ -182,3 +182,14 @@ export const createSigningKeys = (deps: {
     close: unwatch,
   };
 };
+
+/** The claims of a JWT of the use `session`; undefined for what is none of this type, or no longer. */
+export const verifySession = (
+  keys: Pick<SigningKeys, 'verify'>,
+  typ: string,
+  jwt: string,
+): Promise<JWTPayload | undefined> =>
+  keys.verify('session', typ, jwt).catch((error: unknown) => {
+    if (error instanceof TokenError) return undefined;
+    throw error;
+  });

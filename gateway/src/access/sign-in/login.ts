@@ -12,7 +12,7 @@ import { randomBytes } from 'node:crypto';
 import * as z from 'zod';
 import type { Clock } from '../../../../shared/src/clock.ts';
 import { cookieOf, cookiesWith, deleteCookie, setCookie } from '../cookies.ts';
-import { TokenError, type SigningKeys } from '../signing-keys.ts';
+import { type SigningKeys, verifySession } from '../signing-keys.ts';
 import { MAX_RETURN_TO_LENGTH } from './return-to.ts';
 import { hashOf, isRandomValue, randomValue } from './random-value.ts';
 
@@ -106,14 +106,7 @@ export const createLogins = (deps: {
     const [id = ''] = state.split('.', 1);
     const jwt = ID.test(id) ? cookieOf(rawHeaders, COOKIE_PREFIX + id) : undefined;
     if (jwt === undefined) return undefined;
-    let payload: unknown;
-    try {
-      payload = await deps.keys.verify('session', TYPE, jwt);
-    } catch (error) {
-      if (error instanceof TokenError) return undefined;
-      throw error;
-    }
-    const claims = claimsSchema.safeParse(payload);
+    const claims = claimsSchema.safeParse(await verifySession(deps.keys, TYPE, jwt));
     if (!claims.success || claims.data.aud !== domain || claims.data.id !== id) return undefined;
     const { secret, return: returnTo, port: portState, fragment = false } = claims.data;
     const wanted = returnTo === undefined || portState === undefined ? undefined : { returnTo, portState, fragment };

@@ -14,7 +14,7 @@
 import * as z from 'zod';
 import type { Clock } from '../../../../shared/src/clock.ts';
 import { isExposablePort, isId } from '../../../../shared/src/hostname.ts';
-import { TokenError, type SigningKeys } from '../signing-keys.ts';
+import { type SigningKeys, verifySession } from '../signing-keys.ts';
 import { MAX_USER_LENGTH } from '../tokens.ts';
 import { isRandomValue } from './random-value.ts';
 import { MAX_RETURN_TO_LENGTH } from './return-to.ts';
@@ -82,14 +82,9 @@ export const createPortCodes = (deps: {
 }): PortCodes => {
   const exp = (): number => Math.floor((deps.clock.now() + CODE_LIFETIME_MS) / 1_000);
   const verify = async (type: string, jwt: string): Promise<unknown> => {
-    try {
-      const payload = await deps.keys.verify('session', type, jwt);
-      // The tolerance is for clocks of others; these are made and read within one cluster, and 60 s are to be 60 s.
-      return (payload.exp ?? 0) * 1_000 <= deps.clock.now() ? undefined : payload;
-    } catch (error) {
-      if (error instanceof TokenError) return undefined;
-      throw error;
-    }
+    const payload = await verifySession(deps.keys, type, jwt);
+    // The tolerance is for clocks of others; these are made and read within one cluster, and 60 s are to be 60 s.
+    return (payload?.exp ?? 0) * 1_000 <= deps.clock.now() ? undefined : payload;
   };
   return {
     signCode: (code) =>

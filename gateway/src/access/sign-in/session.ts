@@ -9,7 +9,7 @@ import * as z from 'zod';
 import type { Clock } from '../../../../shared/src/clock.ts';
 import { cookieOf, deleteCookie, setCookie } from '../cookies.ts';
 import type { Revocations } from '../revocations.ts';
-import { TokenError, type SigningKeys } from '../signing-keys.ts';
+import { type SigningKeys, verifySession } from '../signing-keys.ts';
 import { MAX_USER_LENGTH } from '../tokens.ts';
 import type { Identity } from './claims.ts';
 import { randomValue } from './random-value.ts';
@@ -72,14 +72,7 @@ export const createSessions = (deps: {
   async read(rawHeaders, domain) {
     const jwt = cookieOf(rawHeaders, SESSION_COOKIE);
     if (jwt === undefined) return undefined;
-    let payload: unknown;
-    try {
-      payload = await deps.keys.verify('session', TYPE, jwt);
-    } catch (error) {
-      if (error instanceof TokenError) return undefined;
-      throw error;
-    }
-    const claims = claimsSchema.safeParse(payload);
+    const claims = claimsSchema.safeParse(await verifySession(deps.keys, TYPE, jwt));
     if (!claims.success || claims.data.aud !== domain) return undefined;
     const { sid, sub, name, orgs, sat, exp } = claims.data;
     const session: Session = {
