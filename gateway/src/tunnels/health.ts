@@ -3,8 +3,8 @@
  * this finds the leg whose connection lives while its lanes carry nothing.
  */
 import type { Clock } from '../../../shared/src/clock.ts';
+import { ECHO_PAYLOAD, ECHO_TARGET } from '../../../shared/src/protocol/echo.ts';
 import type { Leg, TunnelStream } from '../../../shared/src/protocol/leg.ts';
-import type { Target } from '../../../shared/src/protocol/target.ts';
 
 /** From one echo to the next, ms: with 1,000 legs 143 a second, one per mille of what a core carries. */
 export const ECHO_INTERVAL_MS = 7_000;
@@ -12,18 +12,6 @@ export const ECHO_INTERVAL_MS = 7_000;
 export const ECHO_TIMEOUT_MS = 5_000;
 /** Misses in a row until the data path counts as dead: one may be a busy machine. */
 export const ECHO_MISSES = 2;
-
-const ECHO_TARGET: Target = {
-  kind: 'echo',
-  environmentId: '',
-  port: 0,
-  tls: false,
-  hops: 0,
-  requestId: '',
-  traceParent: '',
-};
-/** Enough that the answer is payload; its content does not matter. */
-const ECHO_PAYLOAD = Buffer.from('echo');
 
 export interface HealthHandlers {
   /** {@link ECHO_MISSES} in a row, and again with each further miss. */
