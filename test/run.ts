@@ -28,6 +28,8 @@ const ROOT = resolve(import.meta.dirname, '..');
 const SUITES = ['test/unit', 'test/compliance', 'test/integration', 'test/e2e'];
 /** Test files at once: the tests measure time limits of seconds, and more at once would make them wait for a core. */
 const CONCURRENCY = 2;
+/** Files that are named at the end for the time that they took. */
+const SLOWEST_FILES = 8;
 /** One test, ms. Far above what any needs; a test that hangs fails by it. */
 const TEST_TIMEOUT_MS = 120_000;
 const LONG_TEST_TIMEOUT_MS = 3_600_000;
@@ -85,12 +87,18 @@ const bringPackages = (files: readonly TestFile[]): ReadonlySet<NeedName> => {
 interface Outcome {
   readonly failed: boolean;
   readonly skipped: readonly string[];
+  /** ms of each file. */
+  readonly took: ReadonlyMap<string, number>;
 }
+
+/** Compiled once for the hundreds of processes that tests start; Node checks each entry against its source. */
+process.env['NODE_COMPILE_CACHE'] ??= join(ROOT, 'node_modules/.cache/compiled');
 
 const runFiles = (files: readonly TestFile[]): Promise<Outcome> =>
   new Promise((resolve, reject) => {
     let failed = false;
     const skipped: string[] = [];
+    const took = new Map<string, number>();
     const stream = run({
       cwd: ROOT,
       files: files.map(({ path }) => path),
@@ -109,10 +117,11 @@ const runFiles = (files: readonly TestFile[]): Promise<Outcome> =>
     });
     stream.on('test:summary', (event) => {
       failed ||= !event.success;
+      if (event.file !== undefined) took.set(relative(ROOT, event.file), event.duration_ms);
     });
     const output = stream.compose(new spec());
     output.on('error', reject);
-    output.on('end', () => resolve({ failed, skipped }));
+    output.on('end', () => resolve({ failed, skipped, took }));
     output.pipe(process.stdout, { end: false });
   });
 
@@ -122,7 +131,8 @@ const isRunnable = (file: TestFile): boolean => !file.needs.some((need) => unmet
 const runnable = files.filter(isRunnable);
 const leftOut = files.filter((file) => !isRunnable(file));
 
-const outcome: Outcome = runnable.length > 0 ? await runFiles(runnable) : { failed: false, skipped: [] };
+const outcome: Outcome =
+  runnable.length > 0 ? await runFiles(runnable) : { failed: false, skipped: [], took: new Map() };
 
 console.log(`\n${runnable.length} of ${files.length} test files ran.`);
 for (const { path, needs } of leftOut) {
@@ -133,6 +143,8 @@ for (const { path, needs } of leftOut) {
       .join(', ')}`,
   );
 }
+const slowest = [...outcome.took].sort(([, a], [, b]) => b - a).slice(0, SLOWEST_FILES);
+for (const [path, ms] of slowest) console.log(`${(ms / 1_000).toFixed(1).padStart(6)} s  ${path}`);
 for (const test of outcome.skipped) console.log(`  skipped:  ${test}`);
 
 const isIncomplete = leftOut.length > 0 || outcome.skipped.length > 0;
