@@ -8,7 +8,7 @@ import * as z from 'zod';
 import { createBackoff, RECONNECT_BACKOFF } from '../../shared/src/backoff.ts';
 import { type Clock, delay } from '../../shared/src/clock.ts';
 import { describeError } from '../../shared/src/errors.ts';
-import { writeSecretFile } from './atomic-file.ts';
+import { writeSecretFile } from '../../shared/src/identity/secret-file.ts';
 import { UnreachableError } from './api-client.ts';
 import type { GatewayUrl } from './gateway-url.ts';
 import type { Outbound } from './outbound.ts';
@@ -45,7 +45,7 @@ export interface GatewaySelection {
   measurements(): readonly GatewayMeasurement[];
   /** The one that is kept; without one, the fastest, tried until one answers. Rejects with the signal's reason. */
   choose(options: { signal: AbortSignal }): Promise<GatewayUrl>;
-  /** Measures again, and keeps the fastest. Rejects with UnreachableError when none answers. */
+  /** Measures again, and keeps the fastest; nothing where there is one. Rejects with UnreachableError when none answers. */
   reselect(options: { signal: AbortSignal }): Promise<GatewayUrl>;
   /** Keeps this one, whatever was measured. */
   keep(url: GatewayUrl): Promise<void>;
@@ -124,12 +124,12 @@ export const createGatewaySelection = (
 
   const keep = async (url: GatewayUrl): Promise<void> => {
     current = url;
-    if (urls.length === 1) return;
     const stored = { version: 1, gateway: url.origin, chosenAt: deps.clock.now(), measurements };
     await writeSecretFile(path, `${JSON.stringify(stored)}\n`);
   };
 
   const reselect: GatewaySelection['reselect'] = async ({ signal }) => {
+    if (urls.length === 1) return urls[0];
     measurements = await measureGateways(deps, urls, { signal });
     const fastest = fastestOf(measurements);
     const url = urls.find(({ origin }) => origin === fastest?.gateway);

@@ -9,24 +9,12 @@ import { askInternal } from './internal-client.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { membershipOf, readCa, readKeyFile } from './run.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
+import { TERMINAL_WIDTH, wrap } from './table.ts';
 
-/** Terminals are at least as wide, characters. */
-const WIDTH = 80;
 const MARKS: Readonly<Record<CheckState, string>> = { ok: '✓', warning: '!', failed: '✗', skipped: '·' };
 const ADVICE_MARK = '→ ';
 /** Back to the beginning of the line, and clear it (ECMA-48). */
 const CLEAR_LINE = '\r\u001B[K';
-
-/** Lines of at most `width` characters; a word that is longer stands alone. */
-const wrap = (text: string, width: number): string[] => {
-  const lines: string[] = [];
-  for (const word of text.split(' ')) {
-    const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`;
-    else lines.push(word);
-  }
-  return lines;
-};
 
 const SUMMARIES: Readonly<Record<'ok' | 'warning' | 'failed', string>> = {
   ok: 'Nothing is wrong.',
@@ -39,9 +27,11 @@ export const renderDiagnosis = ({ gateway, runnerId, checks }: Diagnosis): strin
   const nameWidth = Math.max(...checks.map(({ name }) => name.length));
   const indent = ' '.repeat(nameWidth + 4);
   const rows = checks.flatMap(({ name, state, result, advice }) => {
-    const lines = wrap(result, WIDTH - indent.length);
+    const lines = wrap(result, TERMINAL_WIDTH - indent.length);
     const told =
-      advice && state !== 'ok' && state !== 'skipped' ? wrap(advice, WIDTH - indent.length - ADVICE_MARK.length) : [];
+      advice && state !== 'ok' && state !== 'skipped'
+        ? wrap(advice, TERMINAL_WIDTH - indent.length - ADVICE_MARK.length)
+        : [];
     return [
       ...lines.map((line, index) =>
         index === 0 ? `${MARKS[state]} ${name.padEnd(nameWidth)}  ${line}` : indent + line,
@@ -78,7 +68,9 @@ const askRunning =
 const showProgress =
   (io: CliIo) =>
   ({ done, total, name }: Progress): void =>
-    io.err(`${CLEAR_LINE}${done} of ${total} checks done${name === undefined ? '' : `: ${name}`}`.slice(0, WIDTH));
+    io.err(
+      `${CLEAR_LINE}${done} of ${total} checks done${name === undefined ? '' : `: ${name}`}`.slice(0, TERMINAL_WIDTH),
+    );
 
 export const diagnoseCommand = async (flags: ConfigFlagsWithFile & { json?: boolean }, io: CliIo): Promise<number> => {
   const sources = await readSources(flags, io);

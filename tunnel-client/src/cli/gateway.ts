@@ -1,7 +1,7 @@
 /** `tunnel-client gateway list | reselect`: the gateways of the configuration, measured. */
 import { systemClock } from '../../../shared/src/clock.ts';
 import { parseClientConfig, parseClientEndpoint } from '../config.ts';
-import { fastestOf, type GatewayMeasurement, measureGateways } from '../gateway-selection.ts';
+import { fastestOf, measureGateways, readSelection } from '../gateway-selection.ts';
 import { parseGatewayUrl } from '../gateway-url.ts';
 import { createOutbound } from '../outbound.ts';
 import { createResolver } from '../resolver.ts';
@@ -10,23 +10,26 @@ import { askInternal } from './internal-client.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { readCa } from './run.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
-import { formatTable } from './table.ts';
+import { formatTable, wrapIndented } from './table.ts';
 
 type Flags = ConfigFlagsWithFile & { json?: boolean };
 
 /** Three connections to each gateway, and a leg at the new one, ms. */
 const RESELECT_TIMEOUT_MS = 90_000;
 
-export const measurementRows = (measurements: readonly GatewayMeasurement[], chosen: string | undefined): string[][] =>
-  measurements.map(({ gateway, connectMs, problem }) => [
-    gateway === chosen ? '*' : '',
+/** Each gateway with what was measured, and below it what is wrong with those that did not answer. */
+export const renderGateways = ({ gateway: chosen, measurements }: GatewayStatus): string => {
+  const fastest = fastestOf(measurements)?.gateway;
+  const rows = measurements.map(({ gateway, connectMs }) => [
     gateway,
-    connectMs === undefined ? '–' : `${connectMs.toFixed(1)} ms`,
-    connectMs === undefined ? (problem ?? 'no answer') : '',
+    connectMs === undefined ? 'no answer' : `${connectMs.toFixed(1)} ms`,
+    [...(gateway === chosen ? ['in use'] : []), ...(gateway === fastest ? ['fastest'] : [])].join(', '),
   ]);
-
-export const renderGateways = ({ gateway, measurements }: GatewayStatus): string =>
-  `${formatTable(['', 'GATEWAY', 'CONNECT', ''], measurementRows(measurements, gateway))}\n`;
+  const problems = measurements
+    .filter(({ connectMs }) => connectMs === undefined)
+    .map(({ problem }) => `\n${wrapIndented(problem ?? 'no answer', '  ')}`);
+  return `${formatTable(['GATEWAY', 'CONNECT', ''], rows)}\n${problems.map((problem) => `${problem}\n`).join('')}`;
+};
 
 /** Measures now, beside a running client and without one; changes nothing. */
 export const gatewayListCommand = async (flags: Flags, io: CliIo): Promise<number> => {
@@ -35,10 +38,11 @@ export const gatewayListCommand = async (flags: Flags, io: CliIo): Promise<numbe
   const clock = systemClock;
   const outbound = createOutbound({ clock, resolver: createResolver({ clock }) }, { proxy: config.proxy, ...ca });
   const urls = config.gateways.map(parseGatewayUrl);
+  const kept = urls.length === 1 ? urls[0]?.origin : (await readSelection(config.stateDir))?.gateway;
   const measurements = await measureGateways({ clock, outbound }, urls, { signal: io.stop });
-  const status = { gateway: fastestOf(measurements)?.gateway, measurements };
-  io.out(flags.json ? `${JSON.stringify(status, null, 2)}\n` : `${renderGateways(status)}\n* is the fastest.\n`);
-  return measurements.every(({ connectMs }) => connectMs === undefined) ? EXIT.failed : EXIT.ok;
+  const status: GatewayStatus = { gateway: kept, measurements };
+  io.out(flags.json ? `${JSON.stringify(status, null, 2)}\n` : renderGateways(status));
+  return fastestOf(measurements) === undefined ? EXIT.failed : EXIT.ok;
 };
 
 /** Has the running client measure again and move. */

@@ -14,6 +14,24 @@ export const formatTable = (headings: readonly string[], rows: readonly (readonl
     .join('\n');
 };
 
+/** Terminals are at least as wide, characters. */
+export const TERMINAL_WIDTH = 80;
+
+/** Lines of at most `width` characters; a word that is longer stands alone. */
+export const wrap = (text: string, width: number): string[] => {
+  const lines: string[] = [];
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines;
+};
+
+/** Its lines, all but the first one moved to the right. */
+export const wrapIndented = (text: string, indent: string, width = TERMINAL_WIDTH): string =>
+  wrap(text, width - indent.length).join(`\n${indent}`);
+
 /** `4.2 MiB`. */
 export const formatBytes = (bytes: number): string => {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
