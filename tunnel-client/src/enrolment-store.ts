@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { enrolmentResponseSchema } from '../../shared/src/identity/enrolment.ts';
-import { writeSecretFile } from './atomic-file.ts';
+import { writeSecretFile } from '../../shared/src/identity/secret-file.ts';
 
 const MEMBERSHIP_FILE = 'membership.json';
 const KEY_FILE = 'runner-key.json';

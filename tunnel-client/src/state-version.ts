@@ -1,7 +1,7 @@
 /** `<stateDir>/version`: how the files of a state directory are to be read. */
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { writeSecretFile } from './atomic-file.ts';
+import { writeSecretFile } from '../../shared/src/identity/secret-file.ts';
 
 /**
  * 1: `runner-key.json`, `membership.json`, `internal.token`, `logs/`. Directories from before there was the file are of

@@ -1,4 +1,7 @@
-/** Files with secrets that are made at first start: a whole file or none, and of several processes at once all get the same. */
+/**
+ * Files that only their owner may read (0600, in a directory of 0700). They come into their place as a whole: nobody
+ * sees a half, and a crash leaves the old content or the new.
+ */
 import { randomBytes } from 'node:crypto';
 import { link, mkdir, open, rename, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -19,11 +22,15 @@ const publish = async (temporary: string, path: string): Promise<void> => {
   }
 };
 
-/** Makes the file (0600, in a directory of 0700) unless there is one. Read it afterwards: another may have been first. */
-export const createSecretFile = async (path: string, content: string): Promise<void> => {
+/** Writes `content` to a file beside `path`, and has `place` move it there. */
+const writeBeside = async (
+  path: string,
+  content: string,
+  place: (temporary: string, path: string) => Promise<void>,
+): Promise<void> => {
   const temporary = `${path}.${randomBytes(8).toString('hex')}.tmp`;
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
   try {
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     const file = await open(temporary, 'wx', 0o600);
     try {
       await file.writeFile(content);
@@ -31,8 +38,18 @@ export const createSecretFile = async (path: string, content: string): Promise<v
     } finally {
       await file.close();
     }
-    await publish(temporary, path);
+    await place(temporary, path);
   } finally {
-    await unlink(temporary).catch(() => {});
+    // Gone already where it was renamed.
+    await unlink(temporary).catch(() => undefined);
   }
 };
+
+/** Makes the file unless there is one. Read it afterwards: of several processes at once all get the same. */
+export const createSecretFile = (path: string, content: string): Promise<void> => writeBeside(path, content, publish);
+
+/** Takes the place of what is there. */
+export const writeSecretFile = (path: string, content: string): Promise<void> =>
+  writeBeside(path, content, rename).catch((error: unknown) => {
+    throw new Error(`${path} cannot be written`, { cause: error });
+  });

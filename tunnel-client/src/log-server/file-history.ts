@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
-import { writeSecretFile } from '../atomic-file.ts';
+import { writeSecretFile } from '../../../shared/src/identity/secret-file.ts';
 
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 const historySchema = z.object({
