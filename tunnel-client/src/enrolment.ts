@@ -17,15 +17,14 @@ import {
   GATEWAYS_PATH,
   gatewaysResponseSchema,
   JOIN_PATH,
-  type JsonWebKeySet,
   joinPayload,
   RENEW_PATH,
   renewPayload,
 } from '../../shared/src/identity/enrolment.ts';
 import { type IdentityKey, sign } from '../../shared/src/identity/keys.ts';
-import { type Membership, readMembership } from '../../shared/src/identity/membership.ts';
-import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
+import { readMembership } from '../../shared/src/identity/membership.ts';
 import type { ApiClient } from './api-client.ts';
+import { type ClusterNews, type Enrolled, isShowable, withNews } from './enrolled.ts';
 import { type EnrolmentStore, hashToken, type StoredEnrolment } from './enrolment-store.ts';
 import type { Logger } from './logger.ts';
 import { createWaker } from './waker.ts';
@@ -36,21 +35,10 @@ export const PERSON_RETRY_MS = 300_000;
 const CLOCK_CHECK_MS = 60_000;
 /** Share of the lifetime within which renewals are spread, so that runners that joined together renew apart. */
 const RENEWAL_JITTER = 0.1;
-/** A membership that ends sooner is not shown any more, ms: it must outlive the handshake. */
-const MIN_REMAINING_MS = 5_000;
 /** Renewals asked for because a gateway refused the membership: not more often than this, ms. */
 const FORCED_RENEWAL_INTERVAL_MS = 10_000;
 /** A clock that differs less is left as it is, ms: below the precision of the measurement. */
 const MIN_CORRECTION_MS = 1_000;
-
-export interface Enrolled {
-  /** JWT. */
-  readonly token: string;
-  readonly membership: Membership;
-  readonly issuer: string;
-  readonly trust: JsonWebKeySet;
-  readonly gateways: readonly GatewayAddress[];
-}
 
 export interface EnrolmentDeps {
   /** Of this machine; may be wrong. */
@@ -83,8 +71,7 @@ export interface Enrolment {
   readonly clock: Clock;
   /** A gateway did not accept the membership: get a new one soon. */
   renewSoon(): void;
-  /** What an authenticated gateway tells of the cluster. */
-  learn(news: { gateways?: readonly GatewayAddress[]; trust?: JsonWebKeySet }): void;
+  learn(news: ClusterNews): void;
   /** Asks the API for the list of gateways. */
   refreshGateways(options: { signal: AbortSignal }): Promise<void>;
 }
@@ -138,8 +125,6 @@ export const createEnrolment = (deps: EnrolmentDeps, options: EnrolmentOptions):
     };
     return enrolled;
   };
-
-  const isValid = (candidate: Enrolled): boolean => candidate.membership.expiresAt - clock.now() > MIN_REMAINING_MS;
 
   const stamp = (): { runnerId: string; time: number; nonce: string } => ({
     runnerId,
@@ -231,7 +216,7 @@ export const createEnrolment = (deps: EnrolmentDeps, options: EnrolmentOptions):
         joinedWith = stored.joinedWith;
         try {
           const known = adopt(stored);
-          if (isValid(known)) deps.onChange(known);
+          if (isShowable(known.membership, clock)) deps.onChange(known);
         } catch (error) {
           log.warn({ err: error }, 'the stored membership is of no use');
           enrolled = undefined;
@@ -244,21 +229,16 @@ export const createEnrolment = (deps: EnrolmentDeps, options: EnrolmentOptions):
         else await attempt(signal);
       }
     },
-    current: () => (enrolled && isValid(enrolled) ? enrolled : undefined),
+    current: () => (enrolled && isShowable(enrolled.membership, clock) ? enrolled : undefined),
     renewSoon() {
       if (deps.clock.monotonic() - forcedAt < FORCED_RENEWAL_INTERVAL_MS) return;
       forcedAt = deps.clock.monotonic();
       renewAt = 0;
       waker.wake();
     },
-    learn({ gateways, trust }) {
-      if (!enrolled) return;
-      const next = {
-        ...enrolled,
-        ...(gateways && gateways.length > 0 ? { gateways } : {}),
-        ...(trust && trust.keys.length > 0 ? { trust } : {}),
-      };
-      if (JSON.stringify(next) === JSON.stringify(enrolled)) return;
+    learn(news) {
+      const next = enrolled && withNews(enrolled, news);
+      if (!next) return;
       enrolled = next;
       save(next).catch((error: unknown) => deps.onError(error as Error, 0));
       deps.onChange(next);

@@ -8,7 +8,8 @@ import { createBackoff, RECONNECT_BACKOFF } from '../../shared/src/backoff.ts';
 import { RefusedError } from '../../shared/src/errors.ts';
 import { GATEWAYS_PATH, gatewaysResponseSchema } from '../../shared/src/identity/enrolment.ts';
 import { readGivenMembership, type Membership } from '../../shared/src/identity/membership.ts';
-import type { Enrolled, Enrolment, EnrolmentDeps } from './enrolment.ts';
+import { type Enrolled, isShowable, withNews } from './enrolled.ts';
+import type { Enrolment, EnrolmentDeps } from './enrolment.ts';
 import { watchFile, type WatchedFile } from './environment-file.ts';
 import { createWaker } from './waker.ts';
 
@@ -18,8 +19,6 @@ export type GivenMembership = { readonly file: string } | { readonly token: stri
 const TRUST_REFRESH_MS = 6 * 60 * 60 * 1_000;
 /** Asked anew because a gateway refused the membership or was not believed: not more often than this, ms. */
 const FORCED_INTERVAL_MS = 10_000;
-/** A membership that ends sooner is not shown any more, ms: it must outlive the handshake. */
-const MIN_REMAINING_MS = 5_000;
 
 export const createGivenEnrolment = (
   deps: Omit<EnrolmentDeps, 'store'>,
@@ -50,11 +49,10 @@ export const createGivenEnrolment = (
         detail: 'the membership was given to another key than this runner has',
       });
     }
-    if (membership.expiresAt - clock.now() <= MIN_REMAINING_MS) {
+    if (!isShowable(membership, clock)) {
       throw new RefusedError('membership_expired', { detail: 'the membership that was given has expired' });
     }
   };
-  const isValid = (candidate: Enrolled): boolean => candidate.membership.expiresAt - clock.now() > MIN_REMAINING_MS;
 
   const load = async (signal: AbortSignal): Promise<void> => {
     const token = await readToken();
@@ -88,20 +86,15 @@ export const createGivenEnrolment = (
         watched?.close();
       }
     },
-    current: () => (enrolled && isValid(enrolled) ? enrolled : undefined),
+    current: () => (enrolled && isShowable(enrolled.membership, clock) ? enrolled : undefined),
     renewSoon() {
       if (clock.monotonic() - forcedAt < FORCED_INTERVAL_MS) return;
       forcedAt = clock.monotonic();
       waker.wake();
     },
-    learn({ gateways, trust }) {
-      if (!enrolled) return;
-      const next = {
-        ...enrolled,
-        ...(gateways && gateways.length > 0 ? { gateways } : {}),
-        ...(trust && trust.keys.length > 0 ? { trust } : {}),
-      };
-      if (JSON.stringify(next) === JSON.stringify(enrolled)) return;
+    learn(news) {
+      const next = enrolled && withNews(enrolled, news);
+      if (!next) return;
       enrolled = next;
       deps.onChange(next);
     },
