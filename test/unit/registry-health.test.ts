@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { DEAD_PATH_DEADLINE_MS } from '../../gateway/src/tunnels/dead-path.ts';
-import { ECHO_INTERVAL_MS, ECHO_TIMEOUT_MS } from '../../gateway/src/tunnels/health.ts';
+import { ECHO_INTERVAL_MS, ECHO_TIMEOUT_MS } from '../../shared/src/protocol/data-path.ts';
 import { INSTANCE_MEMORY_MS } from '../../gateway/src/tunnels/instances.ts';
 import { advanceInSteps, createManualClock, settle, type ManualClock } from '../support/manual-clock.ts';
 import { environment, startTunnels, type Tunnels } from '../support/tunnels.ts';

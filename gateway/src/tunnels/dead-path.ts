@@ -1,7 +1,7 @@
 /** What is done about a leg whose data path is dead, and about one that its client has left. */
 import type { Clock } from '../../../shared/src/clock.ts';
+import { ECHO_INTERVAL_MS, watchDataPath } from '../../../shared/src/protocol/data-path.ts';
 import type { Logger } from '../observability/log.ts';
-import { watchDataPath } from './health.ts';
 import { legFields } from './leg-fields.ts';
 import type { LegEntry } from './routing-table.ts';
 
@@ -51,7 +51,9 @@ export const superviseDataPath = (deps: DeadPathDeps, entry: LegEntry): (() => v
     if (entry.left && leg.stats().openStreams === 0 && hasOtherLeg(entry)) void leg.close('replaced');
   };
 
-  const stop = watchDataPath(leg, deps, { onDead, onAlive });
+  // The legs of a gateway are spread over the interval.
+  const firstInMs = deps.random() * ECHO_INTERVAL_MS;
+  const stop = watchDataPath(leg, deps, { firstInMs, onDead, onAlive });
   return () => {
     stop();
     cancelDeadline();

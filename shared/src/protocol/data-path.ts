@@ -2,11 +2,11 @@
  * Data-path health of a leg: an `echo` stream now and then. Liveness of the connection is the transport's business;
  * this finds the leg whose connection lives while its lanes carry nothing.
  */
-import type { Clock } from '../../../shared/src/clock.ts';
-import { ECHO_PAYLOAD, ECHO_TARGET } from '../../../shared/src/protocol/echo.ts';
-import type { Leg, TunnelStream } from '../../../shared/src/protocol/leg.ts';
+import type { Clock } from '../clock.ts';
+import { ECHO_PAYLOAD, ECHO_TARGET } from './echo.ts';
+import type { Leg, TunnelStream } from './leg.ts';
 
-/** From one echo to the next, ms: with 1,000 legs 143 a second, one per mille of what a core carries. */
+/** From one echo to the next at each side, ms: with 1,000 legs 143 a second, one per mille of what a core carries. */
 export const ECHO_INTERVAL_MS = 7_000;
 /** Until an echo counts as missed, ms. Below the interval, so that there is never more than one. */
 export const ECHO_TIMEOUT_MS = 5_000;
@@ -20,11 +20,11 @@ export interface HealthHandlers {
   readonly onAlive: (rttMs: number | undefined) => void;
 }
 
-/** Begins watching; returns what ends it. `random` spreads the legs of a gateway over the interval. */
+/** Begins watching, with an echo after `firstInMs`; returns what ends it. */
 export const watchDataPath = (
   leg: Leg,
-  deps: { readonly clock: Clock; readonly random: () => number },
-  handlers: HealthHandlers,
+  deps: { readonly clock: Clock },
+  options: HealthHandlers & { readonly firstInMs: number },
 ): (() => void) => {
   /** Of the echo under way: a leg at rest, of which there are thousands, holds none. */
   let current: AbortController | undefined;
@@ -60,8 +60,8 @@ export const watchDataPath = (
       stream.destroy();
       if (hasEnded) return;
       misses = alive ? 0 : misses + 1;
-      if (alive) handlers.onAlive(rttMs);
-      else if (misses >= ECHO_MISSES) handlers.onDead();
+      if (alive) options.onAlive(rttMs);
+      else if (misses >= ECHO_MISSES) options.onDead();
     };
     cancelTimeout = deps.clock.timer(ECHO_TIMEOUT_MS, () => finish(leg.stats().bytesReceived > receivedBefore));
     // A refusal is an answer too. When the leg ends, its end is told elsewhere.
@@ -71,7 +71,7 @@ export const watchDataPath = (
     stream.write(ECHO_PAYLOAD);
   };
 
-  cancelNext = deps.clock.timer(deps.random() * ECHO_INTERVAL_MS, echo);
+  cancelNext = deps.clock.timer(options.firstInMs, echo);
   return () => {
     hasEnded = true;
     current?.abort();
