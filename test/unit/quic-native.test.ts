@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import { createServer, isIP } from 'node:net';
 import { test } from 'node:test';
 import { TransportError } from '../../shared/src/errors.ts';
 import { createKey } from '../../shared/src/identity/keys.ts';
@@ -33,6 +35,31 @@ test('every platform has its package, and every package that may be installed ha
 test('loads the package of this platform', () => {
   const quic = loadQuic();
   for (const name of ['QuinnConfig', 'Server', 'Client'] as const) assert.equal(typeof quic[name], 'function');
+});
+
+test('asks no name server for the names of open sockets', async (t) => {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => server.close());
+  const reports: { header: object; libuv: { localEndpoint?: { host: string } }[] }[] = [];
+  const { report } = process;
+  const getReport = report.getReport.bind(report);
+  t.mock.method(report, 'getReport', () => {
+    const made = getReport();
+    reports.push(made as (typeof reports)[number]);
+    return made;
+  });
+  loadQuic();
+  // A report with names has the network interfaces too.
+  assert.equal(reports.length, process.platform === 'linux' ? 1 : 0);
+  for (const { header } of reports) assert.ok(!('networkInterfaces' in header));
+  const hosts = reports.flatMap(({ libuv }) => libuv.flatMap(({ localEndpoint }) => localEndpoint?.host ?? []));
+  assert.ok(
+    hosts.every((host) => isIP(host) !== 0),
+    hosts.join(),
+  );
+  // What the process itself reports in a crash is as before.
+  assert.ok('networkInterfaces' in (getReport() as { header: object }).header);
 });
 
 test('a missing package is named', () => {

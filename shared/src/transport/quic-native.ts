@@ -103,9 +103,18 @@ export const quicPackageName = ({ platform, arch, musl }: Platform): string | un
 
 const isMusl = (): boolean => {
   if (process.platform !== 'linux') return false;
-  // A musl build of Node names no glibc here. 3 ms, once per listener or dialer.
-  const report = process.report.getReport() as { header?: { glibcVersionRuntime?: string } };
-  return report.header?.glibcVersionRuntime === undefined;
+  // A full report asks the name server for the name of both ends of every socket, one by one, and holds the event loop
+  // meanwhile: where no name server answers, 5 s and more for each.
+  const report = process.report as NodeJS.ProcessReport & { excludeNetwork: boolean };
+  const { excludeNetwork } = report;
+  report.excludeNetwork = true;
+  try {
+    // A musl build of Node names no glibc here. 3 ms, once per listener or dialer.
+    const { header } = report.getReport() as { header?: { glibcVersionRuntime?: string } };
+    return header?.glibcVersionRuntime === undefined;
+  } finally {
+    report.excludeNetwork = excludeNetwork;
+  }
 };
 
 export interface LoadDeps {

@@ -12,7 +12,13 @@ import { formatHostPort, type HostPort } from './address.ts';
 import type { Connection, ConnectionListener } from './connection.ts';
 import { createQuicConnection } from './quic-connection.ts';
 import { createConfig, KEEP_ALIVE_OFF_MS, QUIC_LIMITS, type QuicLimits } from './quic-limits.ts';
-import { loadQuic, type NativeClient, type NativeConfig, type NativeConnection } from './quic-native.ts';
+import {
+  loadQuic,
+  type NativeClient,
+  type NativeConfig,
+  type NativeConnection,
+  type NativeQuic,
+} from './quic-native.ts';
 
 /** Calls issued in one go: 0.7 ms of event loop. All 8,192 at once would hold it up for over 20 ms. */
 const CALLS_PER_TURN = 256;
@@ -193,12 +199,13 @@ export const createQuicDialer = (options: {
   const open = new Set<Endpoint>();
   const connections = new Set<Connection>();
   const closing = new AbortController();
+  let quic: NativeQuic | undefined;
   let config: NativeConfig | undefined;
 
   const endpointFor = (family: 4 | 6): Endpoint => {
     const existing = endpoints.get(family);
     if (existing !== undefined) return existing;
-    const quic = loadQuic();
+    quic ??= loadQuic();
     config ??= createConfig(quic, options.key, limits, limits.keepAliveMs);
     const endpoint = {
       native: new quic.Client(config, family === 4 ? 0 : 1),
