@@ -6,14 +6,15 @@ import { request as httpsRequest, type RequestOptions } from 'node:https';
 import { test, type TestContext } from 'node:test';
 import type { ConnectionOptions } from 'node:tls';
 import { WebSocket, WebSocketServer, type ClientOptions } from 'ws';
+import { measureSchedulingLag } from '../support/scheduling-lag.ts';
 import { startLoad, startServedProcesses, type ServedProcesses } from '../support/served-processes.ts';
 
 const BODY = 'x'.repeat(2_000);
 const PER_SECOND = 500;
 const DRAIN_DELAY_MS = 1_000;
 const DRAIN_TIMEOUT_MS = 4_000;
-/** What a process may take beyond its drain to end, ms; on a machine that does much else it is told of it late. */
-const END_MS = 1_000 + 9_000;
+/** What a process may take beyond its drain to end, ms; and as much as the machine kept it waiting meanwhile. */
+const END_MS = 1_000;
 const TIMEOUT = { timeout: 120_000 };
 
 /** A page; an event stream; an upload that is answered with its length; an answer that takes as long as the test says. */
@@ -104,6 +105,13 @@ const openEvents = async (world: ServedProcesses) => {
   return { ended, endedAt: () => endedAt };
 };
 
+/** `tookMs`: from the signal to the end of the process. */
+const assertEnd = (t: TestContext, seen: { tookMs: number; drainMs: number; lagMs: number }): void => {
+  const { tookMs, drainMs, lagMs } = seen;
+  t.diagnostic(`ended ${Math.round(tookMs)} ms after the signal; the machine lagged by ${Math.round(lagMs)} ms`);
+  assert.ok(tookMs <= drainMs + END_MS + lagMs, `${tookMs} ms with a drain of ${drainMs} ms and a lag of ${lagMs} ms`);
+};
+
 test('a gateway that is ended under load answers all that it accepted', TIMEOUT, async (t) => {
   const world = await startServedProcesses(t, application({}), {
     gateway: { drainDelay: `${DRAIN_DELAY_MS}ms`, drainTimeout: `${DRAIN_TIMEOUT_MS}ms` },
@@ -116,6 +124,7 @@ test('a gateway that is ended under load answers all that it accepted', TIMEOUT,
   await once(world.application, 'request');
   while (load.sent < PER_SECOND) await once(world.application, 'request');
 
+  const lag = measureSchedulingLag(t);
   const signalledAt = performance.now();
   world.gateway.child.kill('SIGTERM');
   let status = await world.ready();
@@ -143,6 +152,7 @@ test('a gateway that is ended under load answers all that it accepted', TIMEOUT,
   const result = await load.stop();
   const exit = await world.gateway.exited;
   const endedAt = performance.now();
+  const lagMs = lag.take();
   await Promise.all([socket.closed, events.ended]);
   assert.deepEqual(exit, { code: 0, signal: null }, world.gateway.output().slice(-2_000));
   assert.deepEqual(result.failures, []);
@@ -160,10 +170,10 @@ test('a gateway that is ended under load answers all that it accepted', TIMEOUT,
   ] as const) {
     assert.ok((at ?? 0) - signalledAt >= drainMs - 50, `the ${name} lived for ${(at ?? 0) - signalledAt} ms`);
   }
-  assert.ok(endedAt - signalledAt <= drainMs + END_MS, `it took ${endedAt - signalledAt} ms`);
+  assertEnd(t, { tookMs: endedAt - signalledAt, drainMs, lagMs });
   t.diagnostic(
     `${result.answered} answered, ${result.refused.length} refused, first refusal after ` +
-      `${Math.round(firstRefusal - signalledAt)} ms, end after ${Math.round(endedAt - signalledAt)} ms`,
+      `${Math.round(firstRefusal - signalledAt)} ms`,
   );
 });
 
@@ -171,10 +181,11 @@ test('an idle gateway ends at once, and a second signal ends a drain', TIMEOUT, 
   const options = { gateway: { drainTimeout: '10m' } };
   await t.test('idle', async (t) => {
     const world = await startServedProcesses(t, application({}), options);
+    const lag = measureSchedulingLag(t);
     const signalledAt = performance.now();
     world.gateway.child.kill('SIGTERM');
     assert.deepEqual(await world.gateway.exited, { code: 0, signal: null });
-    assert.ok(performance.now() - signalledAt < END_MS);
+    assertEnd(t, { tookMs: performance.now() - signalledAt, drainMs: 0, lagMs: lag.take() });
   });
   await t.test('second signal', async (t) => {
     const world = await startServedProcesses(t, application({}), options);
@@ -182,10 +193,11 @@ test('an idle gateway ends at once, and a second signal ends a drain', TIMEOUT, 
     world.gateway.child.kill('SIGTERM');
     await world.gateway.waitForOutput(/the gateway drains/);
     assert.equal(await socket.echo('still here'), 'still here');
+    const lag = measureSchedulingLag(t);
     const signalledAt = performance.now();
     world.gateway.child.kill('SIGTERM');
     assert.deepEqual(await world.gateway.exited, { code: 143, signal: null });
-    assert.ok(performance.now() - signalledAt < END_MS);
+    assertEnd(t, { tookMs: performance.now() - signalledAt, drainMs: 0, lagMs: lag.take() });
     await socket.closed;
   });
 });
@@ -198,6 +210,7 @@ test('a tunnel client that is ended finishes what is open, and a second signal e
     const asked = begin(world, '/slow');
     asked.request.end();
     await once(world.application, 'request');
+    const lag = measureSchedulingLag(t);
     const signalledAt = performance.now();
     world.client.child.kill('SIGTERM');
     await world.gateway.waitForOutput(/runner drains/);
@@ -205,24 +218,27 @@ test('a tunnel client that is ended finishes what is open, and a second signal e
     slow.respond?.();
     assert.deepEqual(await asked.answer, { status: 200, body: 'slow but whole' });
     assert.deepEqual(await world.client.exited, { code: 0, signal: null });
+    assertEnd(t, { tookMs: performance.now() - signalledAt, drainMs: DRAIN_TIMEOUT_MS, lagMs: lag.take() });
     await socket.closed;
     const livedMs = (socket.closedAt() ?? 0) - signalledAt;
-    assert.ok(livedMs >= DRAIN_TIMEOUT_MS - 50 && livedMs <= DRAIN_TIMEOUT_MS + END_MS, `${livedMs} ms`);
+    assert.ok(livedMs >= DRAIN_TIMEOUT_MS - 50, `${livedMs} ms`);
   });
   await t.test('idle, and a second signal', async (t) => {
     const world = await startServedProcesses(t, application({}), { client: { drainTimeout: '10m' } });
     const second = await world.startSecondClient();
+    const lag = measureSchedulingLag(t);
     const idleAt = performance.now();
     second.child.kill('SIGTERM');
     assert.deepEqual(await second.exited, { code: 0, signal: null });
-    assert.ok(performance.now() - idleAt < END_MS);
+    assertEnd(t, { tookMs: performance.now() - idleAt, drainMs: 0, lagMs: lag.take() });
     const socket = await openWebSocket(t, world);
     world.client.child.kill('SIGTERM');
     await world.gateway.waitForOutput(/runner drains[^]*runner drains/);
+    lag.take();
     const signalledAt = performance.now();
     world.client.child.kill('SIGTERM');
     assert.deepEqual(await world.client.exited, { code: 143, signal: null });
-    assert.ok(performance.now() - signalledAt < END_MS);
+    assertEnd(t, { tookMs: performance.now() - signalledAt, drainMs: 0, lagMs: lag.take() });
     await socket.closed;
   });
 });

@@ -3,10 +3,12 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
 import { createServer, request as httpRequest, type RequestListener, type Server } from 'node:http';
+import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
 import { Agent, request as httpsRequest } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { join, resolve } from 'node:path';
 import type { TestContext } from 'node:test';
+import { connect as connectTls } from 'node:tls';
 import { DOMAIN, fetchOnce, portHost } from './gateway.ts';
 import { runProcess, startProcess, type StartedProcess } from './processes.ts';
 import { temporaryDirectory } from './programs.ts';
@@ -125,9 +127,61 @@ export interface Load {
 /** Requests come in groups, ms apart: timers are no finer. */
 const GROUP_MS = 20;
 
+/** HTTP/2 connections of the load: each is used until the gateway says that it goes. */
+const SESSIONS = 4;
+
+interface Http2Answer {
+  readonly status: number;
+  readonly body: string;
+}
+
+/** Sends GETs in turn on a few HTTP/2 connections; one that has got a GOAWAY is left, and another one takes its place. */
+const createHttp2Sender = (target: { readonly https: number; readonly host: string }) => {
+  const authority = `${target.host}:${target.https}`;
+  const sessions: (ClientHttp2Session | undefined)[] = Array.from({ length: SESSIONS }, () => undefined);
+  const open = new Set<ClientHttp2Session>();
+  let turn = 0;
+  const sessionOfTurn = (): ClientHttp2Session => {
+    turn = (turn + 1) % SESSIONS;
+    const known = sessions[turn];
+    if (known && !known.closed && !known.destroyed) return known;
+    const session = connectHttp2(`https://${authority}`, {
+      createConnection: () =>
+        connectTls({
+          host: '127.0.0.1',
+          port: target.https,
+          servername: target.host,
+          ALPNProtocols: ['h2'],
+          rejectUnauthorized: false,
+        }),
+    });
+    sessions[turn] = session;
+    open.add(session);
+    // Its requests tell.
+    session.on('error', () => undefined);
+    session.on('close', () => open.delete(session));
+    return session;
+  };
+  return {
+    send: (path: string): Promise<Http2Answer> =>
+      new Promise((resolveOne, reject) => {
+        const session = sessionOfTurn();
+        const stream = session.request({ ':path': path });
+        let status = 0;
+        let body = '';
+        stream.on('response', (headers) => (status = headers[':status'] ?? 0));
+        stream.setEncoding('utf8').on('data', (chunk: string) => (body += chunk));
+        stream.on('end', () => resolveOne({ status, body }));
+        stream.on('error', reject);
+        stream.on('close', () => reject(new Error(`closed with code ${stream.rstCode}`)));
+      }),
+    close: () => open.forEach((session) => session.destroy()),
+  };
+};
+
 /**
- * So many requests a second, whatever becomes of the ones before: every fifth on a connection of its own, the others on
- * connections that are kept. `total` ends it.
+ * So many requests a second, whatever becomes of the ones before: every fifth on a connection of its own, every fifth over
+ * HTTP/2, the others on connections that are kept. `total` ends it.
  */
 export const startLoad = (
   t: TestContext,
@@ -136,12 +190,27 @@ export const startLoad = (
 ): Load => {
   // In turn, so that none of them idles.
   const kept = new Agent({ keepAlive: true, maxSockets: 16, scheduling: 'fifo' });
+  const http2 = createHttp2Sender(target);
   const startedAt = performance.now();
   const open = new Set<Promise<void>>();
   const refused: number[] = [];
   const failures: string[] = [];
   let sent = 0;
   let answered = 0;
+  const oneOverHttp2 = async (): Promise<void> => {
+    const number = (sent += 1);
+    try {
+      const { status, body } = await http2.send(`/load/${number}`);
+      if (status === 200 && body === options.body) answered += 1;
+      else failures.push(`request ${number}: ${status} over HTTP/2`);
+    } catch (error) {
+      // A request that waited for its connection fails with that connection's error as its cause.
+      const { cause = error } = error as Error;
+      const { code, message } = cause as NodeJS.ErrnoException;
+      if (code === 'ECONNREFUSED') refused.push(performance.now() - startedAt);
+      else failures.push(`request ${number}: ${code} ${message} over HTTP/2`);
+    }
+  };
   const one = (): Promise<void> =>
     new Promise((resolveOne) => {
       const number = (sent += 1);
@@ -183,7 +252,7 @@ export const startLoad = (
     // As many as are due: a timer that comes late is made up for.
     const due = Math.floor(((performance.now() - startedAt) / 1_000) * options.perSecond);
     while (sent < Math.min(due, options.total ?? Infinity)) {
-      const running = one();
+      const running = sent % 5 === 0 ? oneOverHttp2() : one();
       open.add(running);
       void running.then(() => open.delete(running));
     }
@@ -192,6 +261,7 @@ export const startLoad = (
   t.after(() => {
     clearInterval(timer);
     kept.destroy();
+    http2.close();
   });
   return {
     startedAt,
@@ -202,6 +272,7 @@ export const startLoad = (
       clearInterval(timer);
       await Promise.all(open);
       kept.destroy();
+      http2.close();
       return { sent, answered, refused, failures };
     },
   };

@@ -13,6 +13,7 @@ import { ID_RULE, isId } from '../../shared/src/hostname.ts';
 import { type IdentityKey, keyFingerprint, loadOrCreateKey, parseKey } from '../../shared/src/identity/keys.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { Environment } from '../../shared/src/protocol/messages.ts';
+import { parseHostPort } from '../../shared/src/transport/address.ts';
 import { createAnnouncer } from './announcer.ts';
 import { UnreachableError } from './api-client.ts';
 import { createDialer, type Dialer } from './dialer.ts';
@@ -24,6 +25,7 @@ import { type GatewayUrl, parseGatewayUrl } from './gateway-url.ts';
 import type { GivenMembership } from './given-membership.ts';
 import { announcementOf, type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
 import { createLogServer, type LogServer } from './log-server/log-server.ts';
+import { healthiestOf } from './leg-score.ts';
 import { type Logger, silentLogger } from './logger.ts';
 import { callbackUrl, KNOWN_SCMS, parseOauthTarget } from './oauth-target.ts';
 import { NO_PROXY_SETTINGS, type ProxySettings } from './proxy-settings.ts';
@@ -113,7 +115,7 @@ export interface RunnerClient {
 
 /** How long open streams may take to end after `close({ drain: true })`, ms: longer than almost any request. */
 export const DEFAULT_DRAIN_MS = 30_000;
-/** New streams are still served for so long after `drain` was sent, ms: gateways may not have read it. */
+/** New streams are served until every gateway has taken note of `drain`, but no longer than this, ms. */
 const DRAIN_GRACE_MS = 500;
 /** How often it is looked whether the last stream has ended, ms. */
 const DRAIN_CHECK_MS = 50;
@@ -256,6 +258,10 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     });
   };
 
+  const preferredAddress = (): string | undefined => {
+    const healthiest = healthiestOf(sessions.legs());
+    return healthiest && parseHostPort(healthiest.leg.remoteAddress).host;
+  };
   const outbound = createOutbound(
     { clock, resolver },
     { proxy: options.proxy ?? NO_PROXY_SETTINGS, ...(options.ca === undefined ? {} : { ca: options.ca }) },
@@ -272,7 +278,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       report,
       start: (url) => {
         if (!key) throw new Error('there is no key yet');
-        const common = { clock, log, key, resolver, outbound, announcer, dialer, logs };
+        const common = { clock, log, key, resolver, outbound, announcer, dialer, logs, preferredAddress };
         return startRunner({ url, options, ...common, emit, report, updateState, refreshGateways });
       },
     },
@@ -331,7 +337,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       ...gatewayStatus(),
       keyFingerprint: key && keyFingerprint(key.publicKey),
       membershipExpiresAt: sessions.current()?.enrolment.current()?.membership.expiresAt,
-      legs: sessions.legs().map(({ leg, gatewayId, reason, state: legState, upSince }) => ({
+      legs: sessions.legs().map(({ leg, gatewayId, reason, state: legState, upSince, echoMs }) => ({
         id: leg.id,
         gatewayId,
         transport: leg.transport,
@@ -340,6 +346,8 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
         remoteAddress: leg.remoteAddress,
         state: legState,
         rttMs: leg.stats().rttMs,
+        echoMs,
+        isHealthiest: leg === healthiestOf(sessions.legs())?.leg,
         packets: leg.stats().packets,
         openStreams: leg.stats().openStreams,
         bytesSent: leg.stats().bytesSent,
@@ -395,7 +403,10 @@ const drainLegs = async (
   const { signal } = new AbortController();
   const end = clock.monotonic() + drainMs;
   for (const leg of legs()) leg.send({ type: 'drain', reason: 'shutdown', deadlineMs: drainMs });
-  await delay(clock, Math.min(DRAIN_GRACE_MS, drainMs), signal);
+  const known = Promise.all(legs().map((leg) => leg.roundTrip()));
+  const grace = new AbortController();
+  await Promise.race([known, delay(clock, Math.min(DRAIN_GRACE_MS, drainMs), grace.signal).catch(() => undefined)]);
+  grace.abort();
   dialer.drain();
   // Who follows a log goes on elsewhere.
   logs.drain();

@@ -17,12 +17,16 @@ import { createRequestSlots } from './request-slots.ts';
 export const MAX_PIPELINED = 64;
 
 /**
- * How long a client that was not told yet (an idle connection, or one with a response under way whose head says nothing
- * of an end) may still send a request when the gateway drains, ms: clients that are busy do within this. Then it is closed.
+ * How long a client that was not told yet (an idle connection of HTTP/1.1, or one with a response under way whose head
+ * says nothing of an end) may still send a request when the gateway drains, ms: clients that are busy do within this. Then
+ * it is closed. In HTTP/2: how long the client may take to say that it has read GOAWAY.
  */
 export const DRAIN_IDLE_MS = 500;
 /** The same from when a connection was accepted: its first request needs up to three round trips. */
 export const DRAIN_FIRST_REQUEST_MS = 2_000;
+
+/** The highest number that a stream of HTTP/2 can have (RFC 9113 section 5.1.1). */
+const LAST_STREAM_ID = 2 ** 31 - 1;
 
 /** Where HTTP/2 for the names of the tunnel goes. */
 type Tunnel = Pick<TunnelHandler, 'http2'> & { readonly names: ReadonlySet<string> };
@@ -150,19 +154,33 @@ export const createClientConnections = (deps: {
     };
     const openedAt = clock.monotonic();
     let cancelDrain = (): void => {};
+    let hasAsked = false;
+    let isTold = false;
     const client = describeHttp2(socket, calmDown, () => {
-      // Behind the last response there is no request under way yet, unless the client sends several at once.
-      if (client.draining) session?.close();
-      else armIdle();
+      if (!client.draining) armIdle();
     });
     const session = deps.http2.serve(socket, client);
     if (!session) return void socket.destroy();
-    // What GOAWAY passes on its way was not served, and clients send it again (RFC 9113 section 6.8). Node has no way to
-    // announce it first, so it goes out when that is least likely.
+    // In two steps (RFC 9113 section 6.8): the first GOAWAY lets pass what is on its way. Who has answered a PING behind it
+    // sends nothing more, so that the second one, of `close`, refuses nothing.
+    const tell = (): void => {
+      if (isTold || session.destroyed) return;
+      isTold = true;
+      cancelDrain();
+      session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM_ID);
+      cancelDrain = clock.timer(DRAIN_IDLE_MS, () => session.close());
+      session.ping(() => session.close());
+    };
     const drain = (): void => {
       client.draining = true;
-      cancelDrain = clock.timer(drainGrace(openedAt), () => session.close());
+      // Who has just connected does so for a request.
+      if (hasAsked) tell();
+      else cancelDrain = clock.timer(drainGrace(openedAt), tell);
     };
+    session.once('stream', () => {
+      hasAsked = true;
+      if (client.draining) tell();
+    });
     drains.add(drain);
     armIdle();
     session.once('close', () => {

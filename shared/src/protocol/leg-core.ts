@@ -106,6 +106,9 @@ export const createLeg = (parts: LegParts): Leg => {
   let rttMs = ASSUMED_RTT_MS;
   let rttAt = -Infinity;
   let handlers: LegHandlers = {};
+  let pings = 0;
+  /** Those that {@link Leg.roundTrip} waits for, by their ids. */
+  const asked = new Map<number, () => void>();
   let ended: LegEnd | undefined;
   /** Set once this side has said goodbye: whatever ends the connection after that, this is why. */
   let goodbye: LegEnd | undefined;
@@ -120,6 +123,8 @@ export const createLeg = (parts: LegParts): Leg => {
     const cause = new LegClosedError(end.code, end.by, end.reason, { cause: end.error });
     for (const stream of [...streams.values()]) stream.onLegClosed(new StreamResetError('leg_lost', end.by, { cause }));
     connection.close(end.code === 'closed' ? undefined : cause);
+    for (const answer of asked.values()) answer();
+    asked.clear();
     resolveClosed(end);
   };
 
@@ -309,6 +314,8 @@ export const createLeg = (parts: LegParts): Leg => {
         control.send({ type: 'pong', id: message.id }).catch(fail);
         return;
       case 'pong':
+        asked.get(message.id)?.();
+        asked.delete(message.id);
         return;
       case 'activate':
       case 'environments':
@@ -347,7 +354,7 @@ export const createLeg = (parts: LegParts): Leg => {
           const error = new TransportError(`nothing came for ${limits.deadAfterMs} ms`);
           finish(goodbye ?? { code: 'lost', by: 'remote', error });
         };
-        const ping = (id: number): void => leg.send({ type: 'ping', id });
+        const ping = (): void => leg.send({ type: 'ping', id: ++pings });
         void closed.then(watchSilence({ clock, connection, ping, onDead }, limits));
       }
       void connection.closed.then(({ by, error }) =>
@@ -386,6 +393,13 @@ export const createLeg = (parts: LegParts): Leg => {
     },
     send(message: OutgoingMessage) {
       if (!ended && !goodbye) control.send(message).catch(fail);
+    },
+    roundTrip() {
+      if (ended || goodbye) return Promise.resolve();
+      pings += 1;
+      const id = pings;
+      leg.send({ type: 'ping', id });
+      return new Promise((resolve) => asked.set(id, resolve));
     },
     stats() {
       const { rttMs, received, packets } = connection.stats();

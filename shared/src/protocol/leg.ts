@@ -88,6 +88,8 @@ export interface Leg {
    */
   openStream(target: Target, options: { signal: AbortSignal }): TunnelStream;
   send(message: OutgoingMessage): void;
+  /** Resolves when the peer has taken every message that was sent before, or the leg has ended. Never rejects. */
+  roundTrip(): Promise<void>;
   stats(): LegStats;
   /** Settles once, never rejects. Every stream of the leg has been destroyed before. */
   readonly closed: Promise<LegEnd>;
