@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import { buildErrorAnswer, type ErrorAnswerInput } from '../../gateway/src/edge/error-answer.ts';
-import { escapeHtml, renderErrorPage } from '../../gateway/src/edge/error-page.ts';
+import { renderErrorPage } from '../../gateway/src/edge/error-page.ts';
 import { GATEWAY_ERRORS, type GatewayErrorCode } from '../../gateway/src/errors.ts';
+import { escapeHtml } from '../../gateway/src/html.ts';
 
 const requestId = '3f9c2a61b7d84e0fa1c5d2903be47788';
 const input = (change: Partial<ErrorAnswerInput> = {}): ErrorAnswerInput => ({

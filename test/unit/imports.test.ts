@@ -44,7 +44,9 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
   ['shared/src/', ['shared base']],
 
   ['gateway/src/errors.ts', []],
+  ['gateway/src/html.ts', []],
   ['gateway/src/limits.ts', []],
+  ['gateway/src/version.ts', []],
   ['gateway/src/config.ts', ['gateway/src/config-schema.ts', 'gateway/src/limits.ts', 'shared']],
   ['gateway/src/config-schema.ts', ['gateway/src/config.ts', 'gateway/src/limits.ts', 'shared']],
   ['gateway/src/directory/', ['gateway base', 'shared']],
@@ -55,7 +57,6 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
     [
       'gateway/src/access/',
       'gateway/src/edge/host-router.ts',
-      'gateway/src/edge/error-page.ts',
       'gateway/src/edge/error-page-assets.ts',
       'gateway/src/hosts/fastify-host.ts',
       'gateway/src/proxy/exchange.ts',
@@ -87,7 +88,15 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
   ['gateway/src/observability/log.ts', ['shared']],
   [
     'gateway/src/observability/',
-    ['gateway/src/proxy/exchange.ts', 'gateway/src/tunnels/', 'gateway/src/directory/', 'gateway base', 'shared'],
+    [
+      'gateway/src/proxy/exchange.ts',
+      'gateway/src/proxy/trace-parent.ts',
+      'gateway/src/start-error.ts',
+      'gateway/src/tunnels/',
+      'gateway/src/directory/',
+      'gateway base',
+      'shared',
+    ],
   ],
   ['gateway/src/hosts/', ['gateway/src/api/', 'gateway/src/proxy/exchange.ts', 'gateway base', 'shared']],
   [
@@ -131,7 +140,9 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
 /** Importable by all of their package. */
 const GATEWAY_BASE = [
   'gateway/src/errors.ts',
+  'gateway/src/html.ts',
   'gateway/src/limits.ts',
+  'gateway/src/version.ts',
   'gateway/src/config.ts',
   'gateway/src/config-schema.ts',
   'gateway/src/observability/log.ts',

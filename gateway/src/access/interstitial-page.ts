@@ -1,5 +1,5 @@
 /** The page before the first page of a port that is open to everyone. Nothing is loaded, nothing runs. */
-import { createHash } from 'node:crypto';
+import { escapeHtml, policyHash, renderDocument } from '../html.ts';
 
 const STYLE = `
 :root{color-scheme:light dark;--ground:#f4f3ef;--sheet:#fff;--ink:#1d1c1a;--soft:#66625b;--line:#dedbd3;--mark:#9a6700;--markGround:#fbf1d9;--accent:#1d1c1a;--onAccent:#fff}
@@ -25,11 +25,7 @@ body{justify-content:flex-start;padding:16px 12px}
 dl{padding:18px 20px;gap:4px 14px}
 }`;
 
-export const INTERSTITIAL_POLICY = `default-src 'none'; style-src 'sha256-${createHash('sha256')
-  .update(STYLE)
-  .digest('base64')}'; form-action 'self'; base-uri 'none'`;
-
-const escapeHtml = (text: string): string => text.replace(/[&<>"'`]/g, (character) => `&#${character.charCodeAt(0)};`);
+export const INTERSTITIAL_POLICY = `default-src 'none'; style-src ${policyHash(STYLE)}; form-action 'self'; base-uri 'none'`;
 
 export interface InterstitialDetails {
   readonly host: string;
@@ -52,17 +48,10 @@ export const renderInterstitial = (details: InterstitialDetails): string => {
     .filter((fact): fact is [string, string] => fact[1] !== undefined && fact[1] !== '')
     .map(([name, value]) => `<dt>${name}</dt><dd>${escapeHtml(value)}</dd>`)
     .join('');
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<title>A development environment</title>
-<style>${STYLE}</style>
-</head>
-<body>
-<main>
+  return renderDocument({
+    title: 'A development environment',
+    style: STYLE,
+    body: `<main>
 <div class="text">
 <div class="mark"><svg viewBox="0 0 24 24" aria-hidden="true"><path d="M2.5 12S6 5.5 12 5.5 21.5 12 21.5 12 18 18.5 12 18.5 2.5 12 2.5 12Z"/><circle cx="12" cy="12" r="2.8"/></svg></div>
 <h1>You are about to open somebody's development environment</h1>
@@ -71,8 +60,6 @@ export const renderInterstitial = (details: InterstitialDetails): string => {
 </div>
 <dl>${list}</dl>
 </main>
-<footer>This page comes from the gateway, not from the application. It is shown once for each address.</footer>
-</body>
-</html>
-`;
+<footer>This page comes from the gateway, not from the application. It is shown once for each address.</footer>`,
+  });
 };

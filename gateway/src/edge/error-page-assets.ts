@@ -1,5 +1,5 @@
 /** Style and script of the error page. They are constant, so that the policy of the page can name them by hash. */
-import { createHash } from 'node:crypto';
+import { policyHash } from '../html.ts';
 
 export const ERROR_PAGE_STYLE = `
 :root{color-scheme:light dark;--ground:#f4f3ef;--sheet:#fff;--ink:#1d1c1a;--soft:#66625b;--line:#dedbd3;--ok:#2f7d4f;--okGround:#e7f3ea;--stop:#c2410c;--stopGround:#fdeee4;--accent:#1d1c1a;--onAccent:#fff}
@@ -105,13 +105,11 @@ export const ERROR_PAGE_SCRIPT = `
   if (!document.hidden) plan();
 })();`;
 
-const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
-
 /** Nothing but the two texts above and the icon in the page itself may load or run; it may ask its own origin. */
 export const ERROR_PAGE_POLICY = [
   "default-src 'none'",
-  `style-src ${hash(ERROR_PAGE_STYLE)}`,
-  `script-src ${hash(ERROR_PAGE_SCRIPT)}`,
+  `style-src ${policyHash(ERROR_PAGE_STYLE)}`,
+  `script-src ${policyHash(ERROR_PAGE_SCRIPT)}`,
   "connect-src 'self'",
   'img-src data:',
   "base-uri 'none'",

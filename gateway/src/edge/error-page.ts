@@ -1,5 +1,6 @@
 /** What a person sees instead of an application: one self-contained page, in light and dark, with and without script. */
 import { GATEWAY_ERRORS, type GatewayErrorCode, type GatewayErrorEntry } from '../errors.ts';
+import { escapeHtml, renderDocument } from '../html.ts';
 import { ERROR_PAGE_SCRIPT, ERROR_PAGE_STYLE } from './error-page-assets.ts';
 
 export interface ErrorDetails {
@@ -109,10 +110,6 @@ const CROSS = '<i><svg viewBox="0 0 12 12" aria-hidden="true"><path d="m2.5 2.5 
 const ICON =
   "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Ccircle cx='12' cy='12' r='11' fill='%23c2410c'/%3E%3Cpath d='M12 6v7m0 4h.01' stroke='white' stroke-width='2.6' stroke-linecap='round'/%3E%3C/svg%3E";
 
-/** Safe in text and in quoted attributes. */
-export const escapeHtml = (text: string): string =>
-  text.replace(/[&<>"'`]/g, (character) => `&#${character.charCodeAt(0)};`);
-
 const fill = (text: string, { port, environmentId }: Pick<ErrorDetails, 'port' | 'environmentId'>): string => {
   const withPort =
     port === undefined
@@ -154,18 +151,12 @@ export const renderErrorPage = (details: ErrorDetails): string => {
   const copied = shown.map(([name, value]) => `${name}: ${value}`).join('\n');
   const retry = details.retryAfterSeconds === undefined ? '' : ` data-retry="${details.retryAfterSeconds}"`;
   const list = shown.map(([name, value]) => `<dt>${name}</dt><dd>${escapeHtml(value)}</dd>`).join('');
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<title>${escapeHtml(title)}</title>
-<link rel="icon" href="${ICON}">
-<style>${ERROR_PAGE_STYLE}</style>
-</head>
-<body data-code="${details.code}"${retry} data-details="${escapeHtml(copied)}">
-<main>
+  return renderDocument({
+    title,
+    icon: ICON,
+    style: ERROR_PAGE_STYLE,
+    attributes: ` data-code="${details.code}"${retry} data-details="${escapeHtml(copied)}"`,
+    body: `<main>
 ${renderWay(STOPS[details.code])}
 <div class="text">
 <h1>${escapeHtml(title)}</h1>
@@ -175,8 +166,6 @@ ${retry === '' ? '' : '<div class="again"><a class="button" id="again" href="">T
 <dl>${list}<dt></dt><dd class="copy"><button id="copy" type="button" hidden>Copy details</button></dd></dl>
 </main>
 <footer>This answer comes from the gateway, not from the application.</footer>
-<script>${ERROR_PAGE_SCRIPT}</script>
-</body>
-</html>
-`;
+<script>${ERROR_PAGE_SCRIPT}</script>`,
+  });
 };

@@ -2,9 +2,9 @@
  * The page in which a browser shows a log. One self-contained document: its style and its script stand in it and are
  * named by hash in its policy, so that nothing else can run beside the log of an environment.
  */
-import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
+import { escapeHtml, policyHash } from '../html.ts';
 import type { Exchange } from '../proxy/exchange.ts';
 import type { LogSession } from './session.ts';
 
@@ -39,11 +39,6 @@ const scopeOf = (module: string): string => {
 export const bundleScripts = (modules: readonly string[]): string =>
   `(() => {\n'use strict';\n${modules.map(scopeOf).join('')}})();\n`;
 
-const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
-
-/** Safe in text and in quoted attributes. */
-const escapeHtml = (text: string): string => text.replace(/[&<>"'`]/g, (character) => `&#${character.charCodeAt(0)};`);
-
 /** Reads the files of the page; throws when one is missing. */
 export const createViewerPage = (): ViewerPage => {
   const style = readAsset('viewer.css');
@@ -54,8 +49,8 @@ export const createViewerPage = (): ViewerPage => {
     .split('<!--DATA-->');
   const policy = [
     "default-src 'none'",
-    `style-src ${hash(style)}`,
-    `script-src ${hash(script)}`,
+    `style-src ${policyHash(style)}`,
+    `script-src ${policyHash(script)}`,
     "connect-src 'self'",
     'img-src data:',
     "base-uri 'none'",

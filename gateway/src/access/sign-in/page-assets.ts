@@ -1,5 +1,5 @@
 /** Style and scripts of the pages around the sign-in. They are constant, so that the policies can name them by hash. */
-import { createHash } from 'node:crypto';
+import { policyHash } from '../../html.ts';
 import { ERROR_PAGE_STYLE } from '../../edge/error-page-assets.ts';
 
 export const PAGE_STYLE = `${ERROR_PAGE_STYLE}
@@ -58,12 +58,10 @@ export const PASSAGE_SCRIPT = `
   location.replace(target);
 })();`;
 
-const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
-
 const policy = (...more: string[]): string =>
   [
     "default-src 'none'",
-    `style-src ${hash(PAGE_STYLE)}`,
+    `style-src ${policyHash(PAGE_STYLE)}`,
     'img-src data:',
     "base-uri 'none'",
     "frame-ancestors 'none'",
@@ -73,4 +71,4 @@ const policy = (...more: string[]): string =>
 /** Nothing runs; forms go to the own origin. */
 export const PAGE_POLICY = policy("form-action 'self'");
 /** The one script, and no form. */
-export const PASSAGE_POLICY = policy(`script-src ${hash(PASSAGE_SCRIPT)}`, "form-action 'none'");
+export const PASSAGE_POLICY = policy(`script-src ${policyHash(PASSAGE_SCRIPT)}`, "form-action 'none'");

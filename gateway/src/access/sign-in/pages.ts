@@ -1,5 +1,5 @@
 /** The pages around the sign-in, as HTML. Everything that is not of this program is escaped. Pure. */
-import { escapeHtml } from '../../edge/error-page.ts';
+import { escapeHtml, renderDocument } from '../../html.ts';
 import { PAGE_POLICY, PAGE_STYLE, PASSAGE_POLICY, PASSAGE_SCRIPT } from './page-assets.ts';
 import type { Session } from './session.ts';
 
@@ -26,21 +26,8 @@ const MARK =
 const ICON =
   "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 48 48' fill='none' stroke='%23c2410c' stroke-width='4' stroke-linecap='round'%3E%3Cpath d='M6 40V24a18 18 0 0 1 36 0v16M16 40V25a8 8 0 0 1 16 0v15M3 40h42'/%3E%3C/svg%3E";
 
-const document = (title: string, body: string, attributes = ''): string => `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<title>${escapeHtml(title)}</title>
-<link rel="icon" href="${ICON}">
-<style>${PAGE_STYLE}</style>
-</head>
-<body${attributes}>
-${body}
-</body>
-</html>
-`;
+const document = (title: string, body: string, attributes = ''): string =>
+  renderDocument({ title, icon: ICON, style: PAGE_STYLE, attributes, body });
 
 const sheet = (title: string, text: string, actions = ''): string => `<main>
 <div class="text">
