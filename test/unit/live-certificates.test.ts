@@ -45,6 +45,7 @@ const serve = async (t: TestContext, { certificates, log }: Awaited<ReturnType<t
     limits: { tlsHandshakeTimeoutMs: 10_000 },
     certificates,
     ticketKeys: undefined,
+    peerOf: () => ({ address: '127.0.0.1', port: 0, isProxy: false }),
     onSecure: (socket) => void socket.pipe(socket),
   });
   const server = createServer((socket) => tls.accept(socket));

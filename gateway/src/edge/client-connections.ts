@@ -1,8 +1,10 @@
 /** What belongs to one client connection: its limits, its requests in flight, and how it is brought to its end. */
 import { constants } from 'node:http2';
+import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { Clock } from '../../../shared/src/clock.ts';
-import { plainAddress } from './connections.ts';
+import type { Peer } from './connections.ts';
+import type { Arrival } from './arrivals.ts';
 import type { ClientConnection, Dispatcher } from './dispatch.ts';
 import type { EdgeLimits, TunnelHandler } from './edge.ts';
 import { parseAuthority } from './host-router.ts';
@@ -34,16 +36,26 @@ type Tunnel = Pick<TunnelHandler, 'http2'> & { readonly names: ReadonlySet<strin
 export interface ClientConnections {
   /** Speaks what was negotiated; clients without ALPN speak HTTP/1.1. */
   serve(socket: TLSSocket): void;
+  /** The same where a proxy has ended TLS. */
+  servePlain(socket: Socket, arrival: Arrival): void;
   /** Tells every client, also later ones, to go elsewhere with its next request. */
   drain(): void;
   /** Connections that are open, those to the tunnel apart. */
   readonly open: number;
 }
 
-const describe = (socket: TLSSocket): Pick<ClientConnection, 'clientAddress' | 'clientPort' | 'serverName'> => ({
-  clientAddress: plainAddress(socket.remoteAddress),
-  clientPort: socket.remotePort ?? 0,
-  serverName: typeof socket.servername === 'string' && socket.servername !== '' ? socket.servername : undefined,
+type Description = Pick<ClientConnection, 'clientAddress' | 'clientPort' | 'isProxy' | 'encryption' | 'serverName'>;
+
+const describe = (
+  { servername }: Partial<Pick<TLSSocket, 'servername'>>,
+  { address, port, isProxy }: Peer,
+  encryption: ClientConnection['encryption'],
+): Description => ({
+  clientAddress: address,
+  clientPort: port,
+  isProxy,
+  encryption,
+  serverName: typeof servername === 'string' && servername !== '' ? servername : undefined,
 });
 
 export const createClientConnections = (deps: {
@@ -53,6 +65,7 @@ export const createClientConnections = (deps: {
   readonly http2: Http2Server;
   readonly dispatcher: Dispatcher;
   readonly tunnel: Tunnel | undefined;
+  readonly peerOf: (socket: Socket) => Peer;
   /** Called after each connection that has ended. */
   readonly onClosed: () => void;
 }): ClientConnections => {
@@ -64,11 +77,11 @@ export const createClientConnections = (deps: {
   const drainGrace = (openedAt: number): number =>
     Math.max(DRAIN_IDLE_MS, openedAt + DRAIN_FIRST_REQUEST_MS - clock.monotonic());
 
-  const serveHttp1 = (socket: TLSSocket): void => {
+  const serveHttp1 = (socket: Socket, description: Description): void => {
     const openedAt = clock.monotonic();
     let cancelDrain = (): void => {};
     const client: ClientConnection = {
-      ...describe(socket),
+      ...description,
       protocol: 'http/1.1',
       exchanges: new Set(),
       closing: false,
@@ -117,10 +130,10 @@ export const createClientConnections = (deps: {
   };
 
   /** `calmDown` ends the connection of a client that breaks the rules; `onIdle` is told when its last exchange ends. */
-  const describeHttp2 = (socket: TLSSocket, calmDown: () => void, onIdle: () => void): ClientConnection => {
+  const describeHttp2 = (description: Description, calmDown: () => void, onIdle: () => void): ClientConnection => {
     let violations = 0;
     const client: ClientConnection = {
-      ...describe(socket),
+      ...description,
       protocol: 'h2',
       exchanges: new Set(),
       closing: false,
@@ -131,7 +144,8 @@ export const createClientConnections = (deps: {
         {
           inFlight: limits.requestsInFlightPerConnection,
           waiting: limits.requestsInFlightPerConnection,
-          resets: limits.resetsPerConnection,
+          // A proxy's connection carries many clients, each of whom may leave pages as often as all.
+          resets: description.isProxy ? Number.POSITIVE_INFINITY : limits.resetsPerConnection,
         },
       ),
       onExchangeEnd(end) {
@@ -142,7 +156,7 @@ export const createClientConnections = (deps: {
     return client;
   };
 
-  const serveHttp2 = (socket: TLSSocket): void => {
+  const serveHttp2 = (socket: Socket, description: Description): void => {
     let cancelIdle = (): void => {};
     const calmDown = (): void => session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
     // Counted from the end of the last stream: pings keep nothing open.
@@ -156,7 +170,7 @@ export const createClientConnections = (deps: {
     let cancelDrain = (): void => {};
     let hasAsked = false;
     let isTold = false;
-    const client = describeHttp2(socket, calmDown, () => {
+    const client = describeHttp2(description, calmDown, () => {
       if (!client.draining) armIdle();
     });
     const session = deps.http2.serve(socket, client);
@@ -194,9 +208,9 @@ export const createClientConnections = (deps: {
   };
 
   /** No idle limit, and no GOAWAY when the gateway drains: the tunnel is ended by its leg. */
-  const serveTunnel = (socket: TLSSocket, tunnel: Tunnel): void => {
+  const serveTunnel = (socket: TLSSocket, description: Description, tunnel: Tunnel): void => {
     const calmDown = (): void => session?.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
-    const client = describeHttp2(socket, calmDown, () => {});
+    const client = describeHttp2(description, calmDown, () => {});
     const session = tunnel.http2(socket, (request, response) => deps.dispatcher.request(client, request, response));
     socket.once('close', () => client.slots.close());
   };
@@ -204,9 +218,16 @@ export const createClientConnections = (deps: {
   return {
     serve(socket) {
       const { tunnel } = deps;
-      if (socket.alpnProtocol !== 'h2') serveHttp1(socket);
-      else if (tunnel?.names.has(parseAuthority(socket.servername || '')?.host ?? '')) serveTunnel(socket, tunnel);
-      else serveHttp2(socket);
+      const description = describe(socket, deps.peerOf(socket), 'tls');
+      if (socket.alpnProtocol !== 'h2') serveHttp1(socket, description);
+      else if (tunnel?.names.has(parseAuthority(socket.servername || '')?.host ?? '')) {
+        serveTunnel(socket, description, tunnel);
+      } else serveHttp2(socket, description);
+    },
+    servePlain(socket, { isHttp2, isHttps }) {
+      const description = describe({}, deps.peerOf(socket), isHttps ? 'in-front' : 'by-request');
+      if (isHttp2) serveHttp2(socket, description);
+      else serveHttp1(socket, description);
     },
     drain() {
       draining = true;

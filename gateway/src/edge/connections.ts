@@ -1,7 +1,9 @@
 /** Accepts TCP connections, and keeps count: in all, per client, and those still in their TLS handshake. */
-import { createServer, isIPv6, type Server, type Socket } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { Logger } from 'pino';
 import type { ListenAddress } from '../config.ts';
+import { clientKey, plainAddress } from './client-address.ts';
 import type { EdgeLimits } from './edge.ts';
 
 /**
@@ -11,96 +13,136 @@ import type { EdgeLimits } from './edge.ts';
 export const MAX_HANDSHAKES = 1_000;
 /** Silence after which the system asks whether the client is still there. */
 const KEEP_ALIVE_DELAY_MS = 30_000;
-/** Groups of 16 bits that one client owns in IPv6: a /64 (RFC 6177). */
-const IPV6_CLIENT_GROUPS = 4;
-
-/** The address as people write it: IPv4 clients of a dual-stack socket without `::ffff:`, no zone. */
-export const plainAddress = (address: string | undefined): string =>
-  (address ?? '').replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '').replace(/%.*$/, '');
-
-/** What counts as one client: an IPv4 address, or an IPv6 /64. */
-export const clientKey = (address: string): string => {
-  if (!isIPv6(address)) return address;
-  const [left = '', right] = address.split('::');
-  const head = left === '' ? [] : left.split(':');
-  const tail = right === undefined || right === '' ? [] : right.split(':');
-  const gap = right === undefined ? [] : Array.from({ length: Math.max(0, 8 - head.length - tail.length) }, () => '0');
-  return [...head, ...gap, ...tail].slice(0, IPV6_CLIENT_GROUPS).join(':');
-};
 
 type Endpoints = Pick<Socket, 'remoteAddress' | 'remotePort' | 'localAddress' | 'localPort'>;
 /** The same for a socket and the TLS socket above it, and of no other live connection. */
 const endpointsOf = (socket: Endpoints): string =>
   `${socket.remoteAddress} ${socket.remotePort} ${socket.localAddress} ${socket.localPort}`;
 
+/** Who speaks on a connection: its other end, or whom a trusted proxy speaks for. */
+export interface Peer {
+  readonly address: string;
+  readonly port: number;
+  /** A trusted proxy, which says of each request whose it is. */
+  readonly isProxy: boolean;
+}
+
+interface Connection {
+  readonly socket: Socket;
+  peer: Peer;
+  handedOver: boolean;
+  /** Counts the connection under its client, instead of whom it was counted under. */
+  countAs(key: string | undefined): void;
+}
+
 export interface ConnectionCounter {
-  /** False: there are too many, and the socket was destroyed. */
-  admit(socket: Socket, options: { handshake: boolean }): boolean;
+  /** False: there are too many, and the socket was destroyed. A proxy's connections count in all, not by its address. */
+  admit(socket: Socket, options: { handshake: boolean; isProxy: boolean }): boolean;
+  /** It is known now for whom the proxy speaks. False: that client has too many, and the socket was destroyed. */
+  rename(socket: Socket, peer: Peer): boolean;
+  /** Whoever speaks on it, by the socket that was admitted or the TLS socket above that. */
+  peerOf(socket: Socket): Peer;
   /** `socket` may be the TLS socket above the one that was admitted. */
-  handshakeDone(socket: Endpoints): void;
+  handshakeDone(socket: Socket): void;
   /** Somebody else ends the connection; it is counted all the same. */
-  handOver(socket: Endpoints): void;
+  handOver(socket: Duplex): void;
   readonly connections: number;
   readonly handshakes: number;
   destroyHandshakes(): void;
   destroyAll(): void;
 }
 
+const NOBODY: Peer = { address: '', port: 0, isProxy: false };
+
 export const createConnectionCounter = (
   limits: Pick<EdgeLimits, 'connections' | 'connectionsPerAddress'>,
   onRefused: (address: string) => void,
 ): ConnectionCounter => {
-  const sockets = new Set<Socket>();
-  const handshaking = new Set<string>();
-  const handedOver = new Set<string>();
+  const open = new Set<Connection>();
+  const handshaking = new Map<string, Connection>();
+  const bySocket = new WeakMap<Duplex, Connection>();
   const perClient = new Map<string, number>();
+  const hasRoom = (key: string): boolean => (perClient.get(key) ?? 0) < limits.connectionsPerAddress;
+  const createConnection = (socket: Socket, peer: Peer): Connection => {
+    let counted: string | undefined;
+    return {
+      socket,
+      peer,
+      handedOver: false,
+      countAs(key) {
+        if (counted !== undefined) {
+          const left = (perClient.get(counted) ?? 1) - 1;
+          if (left > 0) perClient.set(counted, left);
+          else perClient.delete(counted);
+        }
+        counted = key;
+        if (key !== undefined) perClient.set(key, (perClient.get(key) ?? 0) + 1);
+      },
+    };
+  };
+  const refuse = (socket: Socket, address: string): false => {
+    socket.destroy();
+    onRefused(address);
+    return false;
+  };
+
   return {
-    admit(socket, { handshake }) {
+    admit(socket, { handshake, isProxy }) {
       const address = plainAddress(socket.remoteAddress);
-      const key = clientKey(address);
-      const count = perClient.get(key) ?? 0;
+      const key = isProxy ? undefined : clientKey(address);
       if (
         address === '' ||
-        sockets.size >= limits.connections ||
-        count >= limits.connectionsPerAddress ||
+        open.size >= limits.connections ||
+        (key !== undefined && !hasRoom(key)) ||
         (handshake && handshaking.size >= MAX_HANDSHAKES)
       ) {
-        socket.destroy();
-        onRefused(address);
-        return false;
+        return refuse(socket, address);
       }
-      sockets.add(socket);
-      perClient.set(key, count + 1);
+      const connection = createConnection(socket, { address, port: socket.remotePort ?? 0, isProxy });
+      open.add(connection);
+      bySocket.set(socket, connection);
+      connection.countAs(key);
       // Known now: a socket that has ended tells none.
       const endpoints = endpointsOf(socket);
-      if (handshake) handshaking.add(endpoints);
+      if (handshake) handshaking.set(endpoints, connection);
       socket.once('close', () => {
-        sockets.delete(socket);
-        handshaking.delete(endpoints);
-        handedOver.delete(endpoints);
-        const left = (perClient.get(key) ?? 1) - 1;
-        if (left > 0) perClient.set(key, left);
-        else perClient.delete(key);
+        open.delete(connection);
+        if (handshaking.get(endpoints) === connection) handshaking.delete(endpoints);
+        connection.countAs(undefined);
       });
       return true;
     },
+    rename(socket, peer) {
+      const connection = bySocket.get(socket);
+      const key = peer.isProxy ? undefined : clientKey(peer.address);
+      if (!connection || (key !== undefined && !hasRoom(key))) return refuse(socket, peer.address);
+      connection.peer = peer;
+      connection.countAs(key);
+      return true;
+    },
+    peerOf: (socket) => (bySocket.get(socket) ?? handshaking.get(endpointsOf(socket)))?.peer ?? NOBODY,
     handshakeDone(socket) {
-      handshaking.delete(endpointsOf(socket));
+      const endpoints = endpointsOf(socket);
+      const connection = handshaking.get(endpoints);
+      if (!connection) return;
+      handshaking.delete(endpoints);
+      bySocket.set(socket, connection);
     },
     handOver(socket) {
-      handedOver.add(endpointsOf(socket));
+      const connection = bySocket.get(socket);
+      if (connection) connection.handedOver = true;
     },
     get connections() {
-      return sockets.size;
+      return open.size;
     },
     get handshakes() {
       return handshaking.size;
     },
     destroyHandshakes() {
-      for (const socket of sockets) if (handshaking.has(endpointsOf(socket))) socket.destroy();
+      for (const { socket } of [...handshaking.values()]) socket.destroy();
     },
     destroyAll() {
-      for (const socket of sockets) if (!handedOver.has(endpointsOf(socket))) socket.destroy();
+      for (const { socket, handedOver } of open) if (!handedOver) socket.destroy();
     },
   };
 };

@@ -2,6 +2,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
+import { publicUrl } from '../../../shared/src/hostname.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { EdgeDeps } from './edge.ts';
@@ -16,12 +17,17 @@ import {
 } from './make-exchange.ts';
 import { guardRequest, type GuardedRequest } from './request-guard.ts';
 import type { RequestSlots, Slot } from './request-slots.ts';
+import { isForwardedHttps, type TrustedProxies } from './trusted-proxies.ts';
 
 /** One client connection, whatever HTTP it speaks. Its requests share nothing else (safety row 37). */
 export interface ClientConnection {
   readonly protocol: 'http/1.1' | 'h2';
   readonly clientAddress: string;
   readonly clientPort: number;
+  /** A trusted proxy made it: each request says whose it is. */
+  readonly isProxy: boolean;
+  /** `by-request`: no TLS ends here, and the proxy says of each request whether the client spoke TLS to it. */
+  readonly encryption: 'tls' | 'in-front' | 'by-request';
   readonly serverName: string | undefined;
   readonly slots: RequestSlots;
   /** Exchanges that have not ended, those waiting for a slot included; oldest first. */
@@ -49,23 +55,31 @@ export interface Dispatcher {
   readonly upgrades: number;
 }
 
-export const HEALTH_PATH = '/_health';
+const HEALTH_PATH = '/_health';
 /** Paths below it are the gateway's own, on every port host; everything else is the application's. */
 const OWN_PATHS = '/_gitpod/';
 /** What `OPTIONS *` says of the gateway itself (RFC 9110 section 9.3.7). */
 const ALLOWED_METHODS = 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS';
 const HTTPS_PORT = 443;
 
+export const isHttps = (connection: Pick<ClientConnection, 'encryption'>, rawHeaders: readonly string[]): boolean =>
+  connection.encryption !== 'by-request' || isForwardedHttps(rawHeaders);
+
 interface Accepted {
   readonly guarded: Extract<GuardedRequest, { ok: true }>;
   readonly route: Exclude<HostRoute, { kind: 'error' }>;
 }
 
+const ADDRESS = { kind: 'address' } as const;
+
 type DispatchDeps = Pick<
   EdgeDeps,
-  'domains' | 'forwarder' | 'handlers' | 'log' | 'clock' | 'limits' | 'onExchangeEnd'
+  'domains' | 'publicPort' | 'forwarder' | 'handlers' | 'log' | 'clock' | 'limits' | 'onExchangeEnd'
 > &
-  Pick<Partial<EdgeDeps>, 'onExchangeStart'> & { readonly ports: Pick<ReadonlySet<number>, 'has'> };
+  Pick<Partial<EdgeDeps>, 'onExchangeStart'> & {
+    readonly ports: Pick<ReadonlySet<number>, 'has'>;
+    readonly clientOf: TrustedProxies['clientOf'];
+  };
 
 const hostLine = (rawHeaders: readonly string[]): string => {
   for (let index = 0; index < rawHeaders.length; index += 2) {
@@ -75,6 +89,7 @@ const hostLine = (rawHeaders: readonly string[]): string => {
 };
 
 const pathOf = (target: string): string => target.split('?', 1)[0] ?? '';
+export const isHealthCheck = (target: string): boolean => pathOf(target) === HEALTH_PATH;
 
 export const answerShortly = (
   response: ServerResponse | Http2ServerResponse,
@@ -89,6 +104,15 @@ export const answerShortly = (
   if (status !== 204) answer.setHeader('Content-Length', String(Buffer.byteLength(body)));
   answer.statusCode = status;
   answer.end(body);
+};
+
+export const redirectToHttps = (
+  response: ServerResponse | Http2ServerResponse,
+  { host, target }: Pick<Extract<GuardedRequest, { ok: true }>, 'host' | 'target'>,
+  publicPort: number,
+): void => {
+  // Host and target have passed their grammars: neither can hold a line break.
+  answerShortly(response, 308, { Location: publicUrl(host.host, publicPort, target === '*' ? '/' : target) });
 };
 
 export const answerHealth = (exchange: Pick<Exchange, 'method' | 'response' | 'fail'>): void => {
@@ -119,16 +143,26 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       method: request.method ?? '',
       target: request.url ?? '',
       rawHeaders: request.rawHeaders,
-      scheme: 'https',
+      scheme: connection.encryption === 'tls' ? 'https' : 'either',
       maxFields: deps.limits.maxRequestHeaderFields,
     });
     if (!guarded.ok) return guarded.code;
     const route = routeAuthority(guarded.host, { domains: deps.domains, ports: deps.ports });
-    if (route.kind === 'error') return route.code;
+    // Whatever name a health check was told to use.
+    if (route.kind === 'error') return isHealthCheck(guarded.target) ? { guarded, route: ADDRESS } : route.code;
     const { serverName } = connection;
     // Nearly always the request is for the very name that the connection was made to.
     const isMeant = serverName === guarded.host.host || isServerNameFor(serverName, route, deps.domains);
     return isMeant ? { guarded, route } : 'misdirected';
+  };
+
+  const clientOf = (
+    connection: ClientConnection,
+    rawHeaders: readonly string[],
+  ): Pick<ExchangeHead, 'clientAddress' | 'clientPort'> => {
+    const { clientAddress, clientPort } = connection;
+    if (!connection.isProxy) return { clientAddress, clientPort };
+    return { clientAddress: deps.clientOf(rawHeaders, clientAddress), clientPort: 0 };
   };
 
   const headOf = (
@@ -146,8 +180,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       method: request.method ?? '',
       target: isAccepted ? accepted.guarded.target : (request.url ?? ''),
       rawHeaders: isAccepted ? accepted.guarded.rawHeaders : request.rawHeaders,
-      clientAddress: connection.clientAddress,
-      clientPort: connection.clientPort,
+      ...clientOf(connection, request.rawHeaders),
       protocol: connection.protocol,
     };
   };
@@ -155,7 +188,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
   const route = (exchange: Exchange, to: Accepted['route']): void => {
     const { handlers, forwarder } = deps;
     if (exchange.target === '*') return answerShortly(exchange.response, 204, { Allow: ALLOWED_METHODS });
-    const isHealth = pathOf(exchange.target) === HEALTH_PATH;
+    const isHealth = isHealthCheck(exchange.target);
     switch (to.kind) {
       case 'port':
         if (!exchange.target.startsWith(OWN_PATHS)) return forwarder.request(exchange, to);
@@ -166,6 +199,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
         if (isHealth) return answerHealth(exchange);
         break;
       case 'service':
+        if (isHealth) return answerHealth(exchange);
         if (to.service === 'tunnel') return exchange.fail('not_found');
         break;
       case 'runner':
@@ -180,6 +214,13 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
     // Own handlers route by the target in origin form, whatever form the client sent.
     exchange.request.url = exchange.target;
     handler(exchange.request, exchange.response, exchange);
+  };
+
+  /** What came without TLS. */
+  const routePlain = (exchange: Exchange, { guarded, route: to }: Accepted): void => {
+    if (isHealthCheck(exchange.target)) return answerHealth(exchange);
+    if (to.kind === 'address') return exchange.fail('misdirected');
+    redirectToHttps(exchange.response, guarded, deps.publicPort());
   };
 
   /** A fault in a handler is an error of one request, never of the process (safety row 58). */
@@ -236,7 +277,10 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       slot.run(() => {
         if (connection.over) return;
         if (typeof accepted === 'string') return tracked.refuse(accepted);
-        guardedly(exchange, () => route(exchange, accepted.route));
+        guardedly(exchange, () => {
+          if (isHttps(connection, request.rawHeaders)) route(exchange, accepted.route);
+          else routePlain(exchange, accepted);
+        });
       });
     },
     upgrade(connection, request, socket, upgradeHead) {
@@ -247,7 +291,9 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       }
       const accepted = judge(connection, request);
       const { tunnel } = deps.handlers;
-      if (typeof accepted !== 'string' && tunnel && isTunnelUpgrade(accepted, tunnel.upgradePath)) {
+      // A tunnel needs TLS of the gateway's own.
+      const mayTunnel = tunnel && connection.encryption === 'tls';
+      if (typeof accepted !== 'string' && mayTunnel && isTunnelUpgrade(accepted, tunnel.upgradePath)) {
         connection.becomeTunnel?.();
         return tunnel.upgrade(request, socket, upgradeHead);
       }

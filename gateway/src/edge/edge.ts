@@ -17,13 +17,15 @@ import type { GatewayLimits } from '../limits.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { CertificateStore } from './certificates.ts';
 import { createClientConnections, DRAIN_FIRST_REQUEST_MS } from './client-connections.ts';
-import { acceptConnections, createConnectionCounter, type Acceptor } from './connections.ts';
+import { createArrivals, type ProxyProtocol } from './arrivals.ts';
+import { acceptConnections, createConnectionCounter, type Acceptor, type Peer } from './connections.ts';
 import { createDispatcher } from './dispatch.ts';
 import { createHttp1Server } from './http1-server.ts';
 import { createHttp2Server } from './http2-server.ts';
 import type { LiveCertificates } from './live-certificates.ts';
 import { createPlainServer } from './plain-listener.ts';
 import { createTlsServer } from './tls-server.ts';
+import { createTrustedProxies } from './trusted-proxies.ts';
 
 /** What a port host addresses. */
 export interface PortTarget {
@@ -100,6 +102,8 @@ export interface EdgeDeps {
   readonly log: Logger;
   readonly clock: Clock;
   readonly limits: EdgeLimits;
+  /** Who may say for whom they speak. Absent: nobody. */
+  readonly proxies?: { readonly trusted: readonly string[]; readonly protocol: ProxyProtocol };
   /** Called once for each exchange, when nothing more of it will be sent. `status` is 499 when the client left before. */
   readonly onExchangeEnd: (exchange: Exchange | UpgradeExchange, status: number) => void;
   /** Called when the edge makes an exchange, before anything is done with it. */
@@ -133,7 +137,7 @@ export interface EdgeStats {
 export interface Edge {
   /** Port 0 picks a free one. Rejects with the error of `listen` (EADDRINUSE, EACCES, …). */
   listenHttps(address: ListenAddress): Promise<ListenAddress>;
-  /** Answers `/_health` and redirects everything else to https. */
+  /** Serves what a trusted proxy marks as https. Answers `/_health`, and redirects everything else to https. */
   listenHttp(address: ListenAddress): Promise<ListenAddress>;
   stats(): EdgeStats;
   /** Stops accepting, tells clients to go elsewhere with their next request, and lets what is in flight go on. */
@@ -152,6 +156,11 @@ export const DRAIN_ACCEPT_MS = 1_000;
 /** A turn of the event loop in which nothing else was done, ms: at 500 connections a second, one in ten meets it. */
 export const QUIET_TURN_MS = 0.2;
 
+/** The transports of tunnels read their peer from the socket. */
+const nameAfter = (socket: Socket, { address, port }: Peer): void => {
+  Object.defineProperties(socket, { remoteAddress: { value: address }, remotePort: { value: port } });
+};
+
 export const createEdge = (deps: EdgeDeps): Edge => {
   const { clock, limits, log } = deps;
   const acceptors = new Set<Acceptor>();
@@ -166,6 +175,11 @@ export const createEdge = (deps: EdgeDeps): Edge => {
 
   const onRefused = (code: GatewayErrorCode, address: string): void => deps.onRefused?.(code, address);
   const counter = createConnectionCounter(limits, (address) => onRefused('too_many_requests', address));
+  const proxies = createTrustedProxies(deps.proxies?.trusted ?? []);
+  const arrivals = createArrivals(
+    { ...deps, counter, proxies, onRefused },
+    { proxyProtocol: deps.proxies?.protocol ?? 'off' },
+  );
   const ports = { has: (port: number) => ownPorts.has(port) || deps.publicPorts().has(port) };
   const isIdle = (): boolean =>
     dispatcher.requestsInFlight + dispatcher.upgrades === 0 &&
@@ -177,10 +191,12 @@ export const createEdge = (deps: EdgeDeps): Edge => {
   const tunnel: TunnelHandler | undefined = givenTunnel && {
     ...givenTunnel,
     http2(socket, onRequest) {
+      nameAfter(socket, counter.peerOf(socket));
       counter.handOver(socket);
       return givenTunnel.http2(socket, onRequest);
     },
     upgrade(request, socket, head) {
+      nameAfter(request.socket, counter.peerOf(request.socket));
       counter.handOver(request.socket);
       givenTunnel.upgrade(request, socket, head);
     },
@@ -189,6 +205,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     ...deps,
     handlers: { ...deps.handlers, ...(tunnel ? { tunnel } : {}) },
     ports,
+    clientOf: proxies.clientOf,
     onExchangeEnd(exchange, status) {
       deps.onExchangeEnd(exchange, status);
       wakeIfIdle();
@@ -197,7 +214,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
   const newRequestId = (): string => randomBytes(16).toString('hex');
   const http1 = createHttp1Server({ clock, dispatcher, newRequestId, onRefused }, limits);
   const http2 = createHttp2Server({ clock, dispatcher }, limits);
-  const plain = createPlainServer({ ...deps, ports, onRefused });
+  const plain = createPlainServer({ ...deps, ports, peerOf: counter.peerOf, onRefused });
 
   const clients = createClientConnections({
     clock,
@@ -205,6 +222,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     http1,
     http2,
     dispatcher,
+    peerOf: counter.peerOf,
     onClosed: wakeIfIdle,
     tunnel: tunnel && { ...tunnel, names: new Set(deps.domains.map((domain) => `tunnel.${domain}`)) },
   });
@@ -213,6 +231,7 @@ export const createEdge = (deps: EdgeDeps): Edge => {
     limits,
     certificates: deps.certificates,
     ticketKeys: deps.ticketKeys,
+    peerOf: counter.peerOf,
     onSecure(socket) {
       counter.handshakeDone(socket);
       if (closed) socket.destroy();
@@ -267,9 +286,8 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       listen(
         address,
         (socket) => {
-          if (!counter.admit(socket, { handshake: true })) return;
           socket.once('close', wakeIfIdle);
-          tls.accept(socket);
+          arrivals.take(socket, { plain: false }, () => tls.accept(socket));
         },
         ({ port }) => ownPorts.add(port),
       ),
@@ -277,7 +295,12 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       listen(
         address,
         (socket) => {
-          if (counter.admit(socket, { handshake: false })) plain.serve(socket);
+          socket.once('close', wakeIfIdle);
+          arrivals.take(socket, { plain: true }, ({ isHttp2, isHttps }) => {
+            if (closed) socket.destroy();
+            else if (isHttps || counter.peerOf(socket).isProxy) clients.servePlain(socket, { isHttp2, isHttps });
+            else plain.serve(socket);
+          });
         },
         () => {},
       ),

@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { GatewayErrorCode } from '../errors.ts';
-import type { ClientConnection, Dispatcher } from './dispatch.ts';
+import { isHttps, type ClientConnection, type Dispatcher } from './dispatch.ts';
 import type { EdgeLimits } from './edge.ts';
 import { buildErrorAnswer } from './error-answer.ts';
 import { endGently, serializeAnswer } from './raw-answer.ts';
@@ -55,7 +55,10 @@ export const createHttp1Server = (
     connectionsCheckingInterval: TIMEOUT_CHECK_INTERVAL_MS,
     // The guard answers those as everything else, also for HTTP/1.0.
     requireHostHeader: false,
-    shouldUpgradeCallback: (request) => isWebSocketHead({ ...headOf(request) }),
+    shouldUpgradeCallback: (request) => {
+      const connection = connections.get(request.socket);
+      return connection !== undefined && isWebSocketHead(headOf(request)) && isHttps(connection, request.rawHeaders);
+    },
   });
   // Node drops the fields above its count without a word; the guard counts itself, and the bytes are limited anyway.
   server.maxHeadersCount = 0;

@@ -1,15 +1,14 @@
-/** The plain HTTP listener: health checks, and the way to https for everybody else. */
+/** The plain HTTP listener for whom no trusted proxy speaks: health checks, and the way to https for everything else. */
 import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Clock } from '../../../shared/src/clock.ts';
-import { publicUrl } from '../../../shared/src/hostname.ts';
 import type { GatewayErrorCode } from '../errors.ts';
-import { plainAddress } from './connections.ts';
-import { answerShortly, HEALTH_PATH } from './dispatch.ts';
+import type { Peer } from './connections.ts';
+import { answerShortly, isHealthCheck, redirectToHttps } from './dispatch.ts';
 import type { EdgeDeps } from './edge.ts';
 import { buildErrorAnswer } from './error-answer.ts';
-import { parseAuthority, parseHost } from './host-router.ts';
+import { parseAuthority, routeAuthority } from './host-router.ts';
 import { guardRequest } from './request-guard.ts';
 
 /** An idle connection: nobody has a second request for a redirect. */
@@ -19,6 +18,7 @@ const TIMEOUT_CHECK_INTERVAL_MS = 1_000;
 type PlainDeps = Pick<EdgeDeps, 'domains' | 'publicPort' | 'limits'> & {
   readonly clock: Clock;
   readonly ports: Pick<ReadonlySet<number>, 'has'>;
+  readonly peerOf: (socket: Socket) => Peer;
   readonly onRefused: (code: GatewayErrorCode, clientAddress: string) => void;
 };
 
@@ -42,7 +42,7 @@ export const createPlainServer = (deps: PlainDeps): PlainServer => {
   server.maxHeadersCount = 0;
 
   const fail = (request: IncomingMessage, response: ServerResponse, code: GatewayErrorCode): void => {
-    deps.onRefused(code, plainAddress(request.socket.remoteAddress));
+    deps.onRefused(code, deps.peerOf(request.socket).address);
     const answer = buildErrorAnswer({
       code,
       requestId: randomBytes(16).toString('hex'),
@@ -68,26 +68,19 @@ export const createPlainServer = (deps: PlainDeps): PlainServer => {
       maxFields: limits.maxRequestHeaderFields,
     });
     if (!guarded.ok) return fail(request, response, guarded.code);
-    const route = parseHost(guarded.authority, {
+    // Whatever name a health check was told to use.
+    if (isHealthCheck(guarded.target)) {
+      if (method !== 'GET' && method !== 'HEAD') return fail(request, response, 'method_not_allowed');
+      const fields = { 'Content-Type': 'text/plain; charset=utf-8' };
+      return answerShortly(response, 200, fields, method === 'HEAD' ? '' : 'ok\n');
+    }
+    const route = routeAuthority(guarded.host, {
       domains: deps.domains,
       ports: { has: (port) => port === request.socket.localPort || deps.ports.has(port) },
     });
-    const isHealth = guarded.target.split('?', 1)[0] === HEALTH_PATH;
-    if (isHealth && (route.kind === 'apex' || route.kind === 'address')) {
-      if (method !== 'GET' && method !== 'HEAD') return fail(request, response, 'method_not_allowed');
-      return answerShortly(
-        response,
-        200,
-        { 'Content-Type': 'text/plain; charset=utf-8' },
-        method === 'HEAD' ? '' : 'ok\n',
-      );
-    }
     if (route.kind === 'error') return fail(request, response, route.code);
-    const host = parseAuthority(guarded.authority)?.host ?? '';
     if (route.kind === 'address') return fail(request, response, 'misdirected');
-    // Host and target have passed their grammars: neither can hold a line break.
-    const path = guarded.target === '*' ? '/' : guarded.target;
-    answerShortly(response, 308, { Location: publicUrl(host, deps.publicPort(), path) });
+    redirectToHttps(response, guarded, deps.publicPort());
   };
   server.on('request', onRequest);
   server.on('checkContinue', onRequest);

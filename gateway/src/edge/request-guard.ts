@@ -14,8 +14,8 @@ export interface RequestHead {
   readonly target: string;
   /** Name and value alternating; with HTTP/2 its pseudo-headers too. */
   readonly rawHeaders: readonly string[];
-  /** Scheme of the connection, which that of the request must be. */
-  readonly scheme: 'http' | 'https';
+  /** Scheme of the connection, which that of the request must be. `either`: where a proxy ended TLS, it may say both. */
+  readonly scheme: 'http' | 'https' | 'either';
   readonly maxFields: number;
 }
 
@@ -124,7 +124,10 @@ const isSameAuthority = (left: string, right: string, defaultPort: number): bool
   return a !== undefined && b !== undefined && a.host === b.host && (a.port ?? defaultPort) === (b.port ?? defaultPort);
 };
 
-const defaultPortOf = (scheme: RequestHead['scheme']): number => (scheme === 'https' ? 443 : 80);
+const defaultPortOf = (scheme: RequestHead['scheme']): number => (scheme === 'http' ? 80 : 443);
+
+const isScheme = (scheme: string | undefined, allowed: RequestHead['scheme']): boolean =>
+  allowed === 'either' ? scheme === 'http' || scheme === 'https' : scheme === allowed;
 
 /** The authority of the request, once it is certain that everybody reads the same one. */
 const readAuthority = (head: RequestHead, { pseudo, lines }: Fields): string | undefined => {
@@ -144,7 +147,7 @@ const readTarget = (head: RequestHead, authority: string): string | undefined =>
   if (target.startsWith('/')) return target;
   if (target === '*') return head.method === 'OPTIONS' ? target : undefined;
   const absolute = head.isHttp2 ? null : ABSOLUTE_FORM.exec(target);
-  if (!absolute || absolute[1]?.toLowerCase() !== head.scheme) return undefined;
+  if (!absolute || !isScheme(absolute[1]?.toLowerCase(), head.scheme)) return undefined;
   if (!isSameAuthority(absolute[2] ?? '', authority, defaultPortOf(head.scheme))) return undefined;
   const rest = absolute[3] ?? '';
   if (rest === '' && head.method === 'OPTIONS') return '*';
@@ -153,7 +156,7 @@ const readTarget = (head: RequestHead, authority: string): string | undefined =>
 
 const isPseudoSound = (head: RequestHead, pseudo: Fields['pseudo']): boolean => {
   if (!head.isHttp2) return true;
-  if (pseudo.get(':scheme') !== head.scheme) return false;
+  if (!isScheme(pseudo.get(':scheme'), head.scheme)) return false;
   return [...pseudo.keys()].every(
     (name) => name === ':method' || name === ':scheme' || name === ':authority' || name === ':path',
   );

@@ -5,7 +5,7 @@ import type { Logger } from 'pino';
 import type { TicketKeys } from '../access/ticket-keys.ts';
 import type { CertificateStore } from './certificates.ts';
 import type { LiveCertificates } from './live-certificates.ts';
-import { plainAddress } from './connections.ts';
+import type { Peer } from './connections.ts';
 import type { EdgeLimits } from './edge.ts';
 import { TLS_OPTIONS } from './tls-options.ts';
 
@@ -19,6 +19,7 @@ export const createTlsServer = (deps: {
   readonly limits: Pick<EdgeLimits, 'tlsHandshakeTimeoutMs'>;
   readonly certificates: CertificateStore & Partial<Pick<LiveCertificates, 'onChange'>>;
   readonly ticketKeys: Pick<TicketKeys, 'current' | 'onChange'> | undefined;
+  readonly peerOf: (socket: Socket) => Peer;
   readonly onSecure: (socket: TLSSocket) => void;
 }): TlsServer => {
   const { certificates, log, ticketKeys } = deps;
@@ -35,7 +36,7 @@ export const createTlsServer = (deps: {
     deps.onSecure(socket);
   });
   server.on('tlsClientError', (error, socket) => {
-    log.debug({ err: error, clientAddress: plainAddress(socket.remoteAddress) }, 'TLS handshake failed');
+    log.debug({ err: error, clientAddress: deps.peerOf(socket).address }, 'TLS handshake failed');
     socket.destroy();
   });
   const stopFollowing = ticketKeys?.onChange((key) => server.setTicketKeys(key));
