@@ -39,7 +39,14 @@ interface RawAnswer {
   readonly body: string;
 }
 
-export const createApiClient = (deps: { clock: Clock; outbound: Outbound }, options: ApiClientOptions): ApiClient => {
+export interface ApiClientDeps {
+  readonly clock: Clock;
+  readonly outbound: Outbound;
+  /** Address of a gateway that is well; where the API's name means several, it is tried first. */
+  readonly preferredAddress?: () => string | undefined;
+}
+
+export const createApiClient = (deps: ApiClientDeps, options: ApiClientOptions): ApiClient => {
   const { url } = options;
 
   const send = (
@@ -125,8 +132,10 @@ export const createApiClient = (deps: { clock: Clock; outbound: Outbound }, opti
     let socket: TLSSocket | undefined;
     let answer: RawAnswer;
     try {
+      const { host, port } = url;
+      const preferred = deps.preferredAddress?.();
       socket = await deps.outbound.connectTls(
-        { host: url.host, port: url.port, servername: url.host, alpn: ['http/1.1'] },
+        { host, port, servername: host, alpn: ['http/1.1'], ...(preferred === undefined ? {} : { preferred }) },
         { signal: either },
       );
       const sentAt = deps.clock.now();

@@ -24,6 +24,7 @@ import { createGatewaySessions, isServing, untilStreamsEnd } from './gateway-ses
 import { type GatewayUrl, parseGatewayUrl } from './gateway-url.ts';
 import type { GivenMembership } from './given-membership.ts';
 import { announcementOf, type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
+import { createInspector, type Inspector } from './inspector/inspector.ts';
 import { createLogServer, type LogServer } from './log-server/log-server.ts';
 import { healthiestOf } from './leg-score.ts';
 import { type Logger, silentLogger } from './logger.ts';
@@ -47,6 +48,7 @@ export type { Environment, ExposedPort } from '../../shared/src/protocol/message
 export { RefusedError } from '../../shared/src/errors.ts';
 export type { EnvironmentInput } from './environments.ts';
 export type { GivenMembership } from './given-membership.ts';
+export type { BodyView, ExchangeSummary, ExchangeView, Inspector } from './inspector/inspector.ts';
 export type { LogSettings } from './log-server/log-source.ts';
 export type { Logger } from './logger.ts';
 export { type ProxySettings, proxySettingsOf } from './proxy-settings.ts';
@@ -76,6 +78,8 @@ export interface RunnerOptions {
   readonly environments?: readonly EnvironmentInput[];
   /** `target`: URL of the runner's HTTP service, which gets `GET` and `POST /oauth/<scm>/callback`. */
   readonly oauth?: { readonly target: string };
+  /** Keeps the last requests of each environment in memory, to be looked at. They are users' data: off by default. */
+  readonly inspector?: boolean;
   /** Environment variables of log commands; absent: those of the process. */
   readonly commandVariables?: Readonly<Record<string, string | undefined>>;
   readonly logger?: Logger;
@@ -97,6 +101,8 @@ export interface RunnerClient {
   on<E extends keyof RunnerEvents>(event: E, listener: (...args: RunnerEvents[E]) => void): void;
   off<E extends keyof RunnerEvents>(event: E, listener: (...args: RunnerEvents[E]) => void): void;
   status(): RunnerStatus;
+  /** The last requests; undefined without the option. */
+  readonly inspector: Inspector | undefined;
   /**
    * Measures the gateways of a list again, and moves to the fastest. The legs stay until there is one at the new gateway;
    * when none comes up there, it stays with the old one. Rejects with UnreachableError.
@@ -218,7 +224,10 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     { clock, log },
     { stateDir: options.stateDir, commandVariables: options.commandVariables },
   );
-  const dialer = createDialer({
+  const inspector = options.inspector
+    ? createInspector({ clock, log, connect: (target, dial) => dialer.connect(target, dial) })
+    : undefined;
+  const dialer: Dialer = createDialer({
     clock,
     log,
     resolver,
@@ -227,6 +236,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     logs,
     ...(options.oauth === undefined ? {} : { oauth: parseOauthTarget(options.oauth.target) }),
     ...(options.ca === undefined ? {} : { ca: options.ca }),
+    ...(inspector === undefined ? {} : { inspector }),
   });
   const environments: RunnerClient['environments'] = {
     set(input) {
@@ -313,6 +323,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
     }
     await Promise.all(legs().map((leg) => leg.close('closed')));
     announcer.close();
+    inspector?.close();
     dialer.abort();
     await logs.close();
     await starting;
@@ -328,6 +339,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
 
   return {
     environments,
+    inspector,
     on: (event, listener) => void emitter.on(event, listener as (...args: unknown[]) => void),
     off: (event, listener) => void emitter.off(event, listener as (...args: unknown[]) => void),
     status: () => ({

@@ -67,6 +67,14 @@ export const collectMetrics = (status: RunnerStatus): readonly MetricFamily[] =>
       ),
     ),
     family(
+      `${prefix}_leg_echo_seconds`,
+      'gauge',
+      'How soon the lanes of each leg answer an echo.',
+      status.legs.flatMap(({ echoMs }, index): Sample[] =>
+        echoMs === undefined ? [] : [[{ leg: String(index) }, echoMs / 1_000]],
+      ),
+    ),
+    family(
       `${prefix}_leg_packets_total`,
       'counter',
       'Packets sent on each leg over QUIC, and those of them that were lost.',

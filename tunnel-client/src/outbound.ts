@@ -11,7 +11,7 @@ import type { Clock } from '../../shared/src/clock.ts';
 import { describeError } from '../../shared/src/errors.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
 import { certificateFault, issuerOf, trustedRoots } from './certificate-trust.ts';
-import { interleaveFamilies, MAX_ADDRESSES, raceAttempts } from './happy-eyeballs.ts';
+import { interleaveFamilies, MAX_ADDRESSES, raceAttempts, type ResolvedAddress } from './happy-eyeballs.ts';
 import { needsAddresses, proxyFor, type ProxyServer, type ProxySettings } from './proxy-settings.ts';
 import { ResolveError, type Resolver } from './resolver.ts';
 import { connectTcp } from './upstream.ts';
@@ -23,6 +23,8 @@ export interface OutboundTarget {
   readonly servername: string;
   /** Offered by ALPN; what was agreed is `alpnProtocol` of the socket. */
   readonly alpn: readonly string[];
+  /** An address: where the name means it among others, it is tried first. */
+  readonly preferred?: string;
 }
 
 /**
@@ -101,6 +103,11 @@ interface Attempt {
   tried: readonly string[];
 }
 
+const preferredFirst = (all: readonly ResolvedAddress[], preferred: string | undefined): ResolvedAddress[] => {
+  const isPreferred = ({ address }: ResolvedAddress): boolean => address === preferred;
+  return [...all.filter(isPreferred), ...all.filter((each) => !isPreferred(each))];
+};
+
 const PROXY_ANSWERS: Readonly<Record<number, { code: OutboundFailure; reason: string; advice: string }>> = {
   407: {
     code: 'proxy_authentication',
@@ -152,7 +159,8 @@ export const createOutbound = (
   const openTcp = async (attempt: Attempt, signal: AbortSignal): Promise<Socket> => {
     const { host, port } = attempt.proxy ?? attempt.target;
     try {
-      const found = interleaveFamilies(await resolver.resolve(host, { signal })).slice(0, MAX_ADDRESSES);
+      const all = interleaveFamilies(await resolver.resolve(host, { signal }));
+      const found = preferredFirst(all, attempt.target.preferred).slice(0, MAX_ADDRESSES);
       attempt.tried = found.map(({ address }) => formatHostPort(address, port));
       return await raceAttempts(
         deps,

@@ -46,6 +46,8 @@ export interface RunnerContext {
   readonly key: IdentityKey;
   readonly resolver: Resolver;
   readonly outbound: Outbound;
+  /** At the other end of the healthiest leg. */
+  readonly preferredAddress: () => string | undefined;
   readonly announcer: Announcer;
   readonly dialer: Dialer;
   readonly logs: LogServer;
@@ -61,7 +63,8 @@ export const startRunner = (context: RunnerContext): Running => {
     options.agent ?? `tunnel-client/${VERSION} node/${process.versions.node} ${process.platform}-${process.arch}`;
   let ended = { bytesSent: 0, bytesReceived: 0 };
   const quic = createQuicDialer({ key });
-  const api = createApiClient({ clock, outbound }, { url, userAgent: agent });
+  const { preferredAddress } = context;
+  const api = createApiClient({ clock, outbound, preferredAddress }, { url, userAgent: agent });
   const store = createEnrolmentStore({ stateDir: options.stateDir, gateway: url.origin, runnerId: options.runnerId });
   const { runnerId, exchangeToken, membership } = options;
   const enrolmentDeps: Omit<EnrolmentDeps, 'store'> = {

@@ -23,6 +23,10 @@ export interface LegStatus {
   readonly remoteAddress: string;
   readonly state: LegState;
   readonly rttMs: number | undefined;
+  /** How soon its lanes answer, ms; undefined until they have. Takes in what waits in them, unlike the round trip. */
+  readonly echoMs: number | undefined;
+  /** What the client itself asks of gateways goes to this one first: of all legs its lanes answer soonest. */
+  readonly isHealthiest: boolean;
   /** Since the leg came up: packets sent, and those of them that were lost. Undefined where TCP keeps that to itself. */
   readonly packets: { readonly sent: number; readonly lost: number } | undefined;
   readonly openStreams: number;

@@ -1,13 +1,15 @@
 /**
  * The legs of a client, and what becomes of each:
  *
- *     standby ──► up ──► suspect    nothing heard for 2.5 s; up again when it is heard
+ *     standby ──► up ──► suspect    nothing heard for 2.5 s, or two echoes missed; up again when it is heard and answers
  *        │         ├───► drained    the gateway asks for a replacement
  *        │         └───► left       another leg serves: no new streams, ends with its last stream
  *        └─────────┴───► closed
  */
 import type { Clock } from '../../shared/src/clock.ts';
+import { watchDataPath } from '../../shared/src/protocol/data-path.ts';
 import type { Leg, LegEnd } from '../../shared/src/protocol/leg.ts';
+import { FIRST_ECHO_MS, scoreOf } from './leg-score.ts';
 import type { Logger } from './logger.ts';
 import type { TransportReason } from './transport.ts';
 import type { DialledLeg } from './transport-race.ts';
@@ -22,6 +24,8 @@ export interface SupervisedLeg {
   readonly state: LegState;
   /** Monotonic ms. */
   readonly upSince: number;
+  /** How soon its lanes answer, ms, see leg-score.ts; undefined until they have. */
+  readonly echoMs: number | undefined;
 }
 
 export interface LegLimits {
@@ -53,11 +57,16 @@ export interface ManagedLeg extends SupervisedLeg {
   state: LegState;
   upSince: number;
   reason: TransportReason;
+  echoMs: number | undefined;
+  /** Packets may arrive while nothing answers: a gateway that hangs still acknowledges. */
+  isPathDead: boolean;
   heard: number;
   heardAt: number;
   leftAt: number;
   /** Told when the state changes, and when the leg closes. */
   notify: () => void;
+  /** Ends the echoes. */
+  stopEchoes: () => void;
 }
 
 export interface Legs {
@@ -89,10 +98,26 @@ export const createLegs = (deps: LegsDeps, limits: LegLimits): Legs => {
     if (received !== managed.heard || stalled) {
       managed.heard = received;
       managed.heardAt = now;
-      if (managed.state === 'suspect') setState(managed, 'up');
+      if (managed.state === 'suspect' && !managed.isPathDead) setState(managed, 'up');
     } else if (now - managed.heardAt >= limits.silenceMs && managed.state === 'up') {
       setState(managed, 'suspect');
     }
+  };
+
+  /** Liveness is the transport's business, see `checkSilence`; this finds lanes that carry nothing. */
+  const watchEchoes = (managed: ManagedLeg): void => {
+    managed.stopEchoes = watchDataPath(managed.leg, deps, {
+      firstInMs: FIRST_ECHO_MS,
+      onDead: () => {
+        if (!managed.isPathDead) deps.log.warn({ legId: managed.leg.id }, 'a leg does not answer echoes');
+        managed.isPathDead = true;
+        if (managed.state === 'up') setState(managed, 'suspect');
+      },
+      onAlive: (echoMs) => {
+        managed.isPathDead = false;
+        if (echoMs !== undefined) managed.echoMs = scoreOf(managed.echoMs, echoMs);
+      },
+    });
   };
 
   const checkLeft = (left: readonly ManagedLeg[], now: number): void => {
@@ -130,13 +155,17 @@ export const createLegs = (deps: LegsDeps, limits: LegLimits): Legs => {
         reason,
         upSince: now,
         state: 'standby',
+        echoMs: undefined,
+        isPathDead: false,
         heard: leg.stats().received,
         heardAt: now,
         leftAt: 0,
         notify: () => undefined,
+        stopEchoes: () => undefined,
       };
       legs.add(managed);
       void leg.closed.then((end) => {
+        managed.stopEchoes();
         legs.delete(managed);
         if (managed.state !== 'standby') deps.onDown(leg, end);
         managed.notify();
@@ -157,10 +186,12 @@ export const createLegs = (deps: LegsDeps, limits: LegLimits): Legs => {
       managed.upSince = now;
       managed.heardAt = now;
       managed.leg.send({ type: 'activate' });
+      watchEchoes(managed);
       deps.onUp(managed);
     },
     leave(managed) {
       if (!legs.has(managed)) return;
+      managed.stopEchoes();
       managed.leftAt = clock.monotonic();
       setState(managed, 'left');
     },
