@@ -1,9 +1,10 @@
 /** `gateway environment block|unblock`, `gateway organization block|unblock|list`: what an operator lets nothing be served of. */
 import { isOrganization } from '../../../shared/src/identity/membership.ts';
 import { ID_RULE, isId } from '../../../shared/src/hostname.ts';
+import { formatTable } from '../../../shared/src/terminal-text.ts';
 import type { Block } from '../directory/directory.ts';
 import { CliError, loadConfig, withDirectory, type CliWorld } from './context.ts';
-import { formatJson, formatTable, formatTime, jsonTime } from './output.ts';
+import { formatJson, formatTime, jsonTime } from './output.ts';
 
 export interface BlockOptions {
   readonly config?: string;
@@ -56,5 +57,5 @@ export const listBlocks = async (world: CliWorld, options: BlockOptions): Promis
   }
   if (blocks.length === 0) return void world.stdout.write('Nothing is blocked.\n');
   const rows = blocks.map(({ kind, subject, blockedAt }) => [kind, subject, formatTime(blockedAt)]);
-  world.stdout.write(formatTable(['what', 'id', 'blocked'], rows));
+  world.stdout.write(`${formatTable(['what', 'id', 'blocked'], rows)}\n`);
 };

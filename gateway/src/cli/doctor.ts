@@ -9,12 +9,13 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describeError } from '../../../shared/src/errors.ts';
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
+import { DEFAULT_COLUMNS, formatWrappedTable } from '../../../shared/src/terminal-text.ts';
 import type { GatewayConfig, ListenAddress } from '../config.ts';
 import { findWarnings, parsePair, readPair } from '../edge/certificates.ts';
 import { CliError, loadConfig, withDirectory, type CliWorld } from './context.ts';
 import { checkFiles } from './config.ts';
 import { askStatus, type GatewayStatusAnswer } from './internal.ts';
-import { DEFAULT_COLUMNS, formatJson, formatWrappedTable } from './output.ts';
+import { formatJson } from './output.ts';
 
 export interface Finding {
   readonly check: string;
@@ -249,11 +250,11 @@ export const runDoctor = async (
   world.stdout.write(
     options.json
       ? formatJson({ ok: failed === 0, findings })
-      : formatWrappedTable(
+      : `${formatWrappedTable(
           ['check', 'result', 'detail'],
           findings.map(({ check, result, detail }) => [check, result, detail]),
           world.stdout.columns ?? DEFAULT_COLUMNS,
-        ),
+        )}\n`,
   );
   if (failed > 0) throw new CliError(failed === 1 ? 'One check has failed' : `${failed} checks have failed`);
 };

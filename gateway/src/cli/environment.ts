@@ -1,8 +1,9 @@
 /** `gateway environment …` */
+import { formatTable } from '../../../shared/src/terminal-text.ts';
 import type { EnvironmentBinding } from '../directory/directory.ts';
 import { CliError, loadConfig, withDirectory } from './context.ts';
 import type { CliWorld } from './context.ts';
-import { formatJson, formatTable, formatTime, jsonTime } from './output.ts';
+import { formatJson, formatTime, jsonTime } from './output.ts';
 
 export interface EnvironmentOptions {
   readonly config?: string;
@@ -50,7 +51,7 @@ export const listEnvironments = async (
     formatTime(binding.claimedAt),
     describePorts(binding),
   ]);
-  world.stdout.write(formatTable(['id', 'runner', 'organization', 'status', 'claimed', 'ports'], rows));
+  world.stdout.write(`${formatTable(['id', 'runner', 'organization', 'status', 'claimed', 'ports'], rows)}\n`);
 };
 
 export const releaseEnvironment = async (world: CliWorld, id: string, options: EnvironmentOptions): Promise<void> => {

@@ -1,6 +1,6 @@
 /** Log lines for a person at a terminal: time, level, message, then the fields. */
 import type { DestinationStream } from 'pino';
-import { printable } from './output.ts';
+import { printable } from '../../../shared/src/terminal-text.ts';
 
 const COLOR: Readonly<Record<string, number>> = { trace: 90, debug: 90, info: 36, warn: 33, error: 31, fatal: 31 };
 const paint = (text: string, color: number): string => `\u001b[${color}m${text}\u001b[0m`;

@@ -1,10 +1,11 @@
 /** `gateway key …` */
 import { systemClock } from '../../../shared/src/clock.ts';
+import { formatTable } from '../../../shared/src/terminal-text.ts';
 import { KEY_USES, pendingKey, signingKey } from '../directory/key-ring.ts';
 import type { KeyRing, KeyUse } from '../directory/key-ring.ts';
 import { loadConfig, withDirectory } from './context.ts';
 import type { CliWorld } from './context.ts';
-import { formatJson, formatTable, formatTime, jsonTime } from './output.ts';
+import { formatJson, formatTime, jsonTime } from './output.ts';
 
 /** What people call the rings that they rotate by hand. */
 export const KEY_NAMES = ['cookie', 'token', 'authority', 'tickets'] as const;
@@ -65,7 +66,7 @@ export const listKeys = async (world: CliWorld, options: KeyOptions): Promise<vo
       key.acceptedUntil === undefined ? '-' : formatTime(key.acceptedUntil),
     ]),
   );
-  world.stdout.write(formatTable(['use', 'key', 'status', 'signs from', 'until'], rows));
+  world.stdout.write(`${formatTable(['use', 'key', 'status', 'signs from', 'until'], rows)}\n`);
 };
 
 const describeRotation = (name: KeyName, ring: KeyRing, isVoid: boolean): string => {

@@ -2,11 +2,12 @@
 import { join } from 'node:path';
 import { publicUrl } from '../../../shared/src/hostname.ts';
 import { keyFingerprint } from '../../../shared/src/identity/keys.ts';
+import { formatTable } from '../../../shared/src/terminal-text.ts';
 import type { GatewayConfig } from '../config.ts';
 import type { ExchangeToken, Runner } from '../directory/directory.ts';
 import { CliError, loadConfig, withDirectory } from './context.ts';
 import type { CliWorld } from './context.ts';
-import { formatFields, formatJson, formatTable, formatTime, jsonTime, shellWord } from './output.ts';
+import { formatFields, formatJson, formatTime, jsonTime, shellWord } from './output.ts';
 import { writeTokenFile } from './token-file.ts';
 
 export interface RunnerOptions {
@@ -133,7 +134,7 @@ export const listRunners = async (world: CliWorld, options: RunnerOptions): Prom
     formatTime(runner.createdAt),
     runner.publicKey ? keyFingerprint(runner.publicKey) : '-',
   ]);
-  world.stdout.write(formatTable(['id', 'name', 'organization', 'status', 'created', 'key'], rows));
+  world.stdout.write(`${formatTable(['id', 'name', 'organization', 'status', 'created', 'key'], rows)}\n`);
 };
 
 export const createToken = async (world: CliWorld, id: string, options: TokenOptions): Promise<void> => {

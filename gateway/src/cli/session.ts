@@ -1,10 +1,11 @@
 /** `gateway session …` */
 import { systemClock } from '../../../shared/src/clock.ts';
+import { formatTable } from '../../../shared/src/terminal-text.ts';
 import { MAX_USER_LENGTH } from '../access/tokens.ts';
 import { REVOCATION_LIFETIME_MS } from '../access/revocations.ts';
 import { CliError, loadConfig, withDirectory } from './context.ts';
 import type { CliWorld } from './context.ts';
-import { formatJson, formatTable, formatTime, jsonTime } from './output.ts';
+import { formatJson, formatTime, jsonTime } from './output.ts';
 
 export interface SessionOptions {
   readonly config?: string;
@@ -35,7 +36,7 @@ export const listSessions = async (world: CliWorld, options: SessionOptions): Pr
     formatTime(revokedAt),
     formatTime(expiresAt),
   ]);
-  world.stdout.write(formatTable(['ended', 'id', 'at', 'kept until'], rows));
+  world.stdout.write(`${formatTable(['ended', 'id', 'at', 'kept until'], rows)}\n`);
 };
 
 export const revokeSessions = async (

@@ -1,9 +1,10 @@
 /** `gateway status`: what the running gateway does. */
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
+import { formatTable } from '../../../shared/src/terminal-text.ts';
 import { loadConfig } from './context.ts';
 import type { CliWorld } from './context.ts';
 import { askStatus, type GatewayStatusAnswer } from './internal.ts';
-import { formatFields, formatJson, formatTable } from './output.ts';
+import { formatFields, formatJson } from './output.ts';
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
@@ -43,7 +44,7 @@ export const renderStatus = (status: GatewayStatusAnswer): string => {
     String(leg.openStreams),
     leg.remoteAddress,
   ]);
-  return `${fields}\n${formatTable(['runner', 'transport', 'state', 'rtt', 'open', 'from'], rows)}`;
+  return `${fields}\n${formatTable(['runner', 'transport', 'state', 'rtt', 'open', 'from'], rows)}\n`;
 };
 
 export const showStatus = async (

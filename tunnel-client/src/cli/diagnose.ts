@@ -1,4 +1,5 @@
 import { systemClock } from '../../../shared/src/clock.ts';
+import { DEFAULT_COLUMNS, wrap } from '../../../shared/src/terminal-text.ts';
 import { parseClientConfig } from '../config.ts';
 import type { Progress } from '../diagnose/check-run.ts';
 import { diagnose } from '../diagnose/diagnose.ts';
@@ -9,7 +10,6 @@ import { askInternal } from './internal-client.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { membershipOf, readCa, readKeyFile } from './run.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
-import { TERMINAL_WIDTH, wrap } from './table.ts';
 
 const MARKS: Readonly<Record<CheckState, string>> = { ok: '✓', warning: '!', failed: '✗', skipped: '·' };
 const ADVICE_MARK = '→ ';
@@ -27,10 +27,10 @@ export const renderDiagnosis = ({ gateway, runnerId, checks }: Diagnosis): strin
   const nameWidth = Math.max(...checks.map(({ name }) => name.length));
   const indent = ' '.repeat(nameWidth + 4);
   const rows = checks.flatMap(({ name, state, result, advice }) => {
-    const lines = wrap(result, TERMINAL_WIDTH - indent.length);
+    const lines = wrap(result, DEFAULT_COLUMNS - indent.length);
     const told =
       advice && state !== 'ok' && state !== 'skipped'
-        ? wrap(advice, TERMINAL_WIDTH - indent.length - ADVICE_MARK.length)
+        ? wrap(advice, DEFAULT_COLUMNS - indent.length - ADVICE_MARK.length)
         : [];
     return [
       ...lines.map((line, index) =>
@@ -69,7 +69,7 @@ const showProgress =
   (io: CliIo) =>
   ({ done, total, name }: Progress): void =>
     io.err(
-      `${CLEAR_LINE}${done} of ${total} checks done${name === undefined ? '' : `: ${name}`}`.slice(0, TERMINAL_WIDTH),
+      `${CLEAR_LINE}${done} of ${total} checks done${name === undefined ? '' : `: ${name}`}`.slice(0, DEFAULT_COLUMNS),
     );
 
 export const diagnoseCommand = async (flags: ConfigFlagsWithFile & { json?: boolean }, io: CliIo): Promise<number> => {

@@ -1,5 +1,6 @@
 /** `tunnel-client gateway list | reselect`: the gateways of the configuration, measured. */
 import { systemClock } from '../../../shared/src/clock.ts';
+import { formatTable, wrapIndented } from '../../../shared/src/terminal-text.ts';
 import { parseClientConfig, parseClientEndpoint } from '../config.ts';
 import { fastestOf, measureGateways, readSelection } from '../gateway-selection.ts';
 import { parseGatewayUrl } from '../gateway-url.ts';
@@ -10,7 +11,6 @@ import { askInternal } from './internal-client.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { readCa } from './run.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
-import { formatTable, wrapIndented } from './table.ts';
 
 type Flags = ConfigFlagsWithFile & { json?: boolean };
 
@@ -28,7 +28,7 @@ export const renderGateways = ({ gateway: chosen, measurements }: GatewayStatus)
   const problems = measurements
     .filter(({ connectMs }) => connectMs === undefined)
     .map(({ problem }) => `\n${wrapIndented(problem ?? 'no answer', '  ')}`);
-  return `${formatTable(['GATEWAY', 'CONNECT', ''], rows)}\n${problems.map((problem) => `${problem}\n`).join('')}`;
+  return `${formatTable(['gateway', 'connect', ''], rows)}\n${problems.map((problem) => `${problem}\n`).join('')}`;
 };
 
 /** Measures now, beside a running client and without one; changes nothing. */

@@ -2,7 +2,7 @@
 import type { RunnerClient } from '../client.ts';
 import type { EnvironmentSettings } from '../environments.ts';
 import { transportSentence } from '../transport.ts';
-import { formatDuration } from './table.ts';
+import { formatDuration } from './amounts.ts';
 
 /** The same problem is not told again within this time, ms. */
 const REPEAT_MS = 60_000;

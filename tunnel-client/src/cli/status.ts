@@ -1,14 +1,15 @@
 import { setTimeout } from 'node:timers/promises';
 import { systemClock } from '../../../shared/src/clock.ts';
+import { formatTable } from '../../../shared/src/terminal-text.ts';
 import { DURATION_RULE, parseDuration } from '../../../shared/src/units.ts';
 import { parseClientEndpoint } from '../config.ts';
 import type { EnvironmentStatus, LegStatus, RunnerStatus } from '../status.ts';
 import { transportSentence } from '../transport.ts';
+import { formatBytes, formatDuration } from './amounts.ts';
 import { renderGateways } from './gateway.ts';
 import { askInternal } from './internal-client.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { type ConfigFlagsWithFile, readSources } from './sources.ts';
-import { formatBytes, formatDuration, formatTable } from './table.ts';
 
 /** Problems that are shown; all of them are in `--json`. */
 const SHOWN_PROBLEMS = 3;
@@ -63,7 +64,7 @@ export const renderStatus = (status: RunnerStatus, now: number): string => {
     sections.push(
       [
         formatTable(
-          ['GATEWAY', 'TRANSPORT', 'ADDRESS', 'STATE', 'RTT', 'LOSS', 'STREAMS', 'SENT', 'RECEIVED', 'UP'],
+          ['gateway', 'transport', 'address', 'state', 'rtt', 'loss', 'streams', 'sent', 'received', 'up'],
           rows,
         ),
         ...transportNotes(status.legs).map((note) => `  ${note}`),
@@ -73,12 +74,12 @@ export const renderStatus = (status: RunnerStatus, now: number): string => {
   sections.push(
     status.environments.length === 0
       ? 'No environments are announced.'
-      : formatTable(['ENVIRONMENT', 'PORT', 'STATE', 'URL'], status.environments.flatMap(environmentRows)),
+      : formatTable(['environment', 'port', 'state', 'url'], status.environments.flatMap(environmentRows)),
   );
   const { target, callbackUrls } = status.oauth;
   if (target !== undefined) {
     const rows = Object.entries(callbackUrls);
-    sections.push(`OAuth callbacks go to ${target}\n${formatTable(['SCM', 'CALLBACK URL'], rows)}`);
+    sections.push(`OAuth callbacks go to ${target}\n${formatTable(['scm', 'callback url'], rows)}`);
   }
   if (status.problems.length > 0) {
     const lines = status.problems
