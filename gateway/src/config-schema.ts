@@ -10,6 +10,7 @@ import type { InternalAddress, ListenAddress } from './config.ts';
 import { GATEWAY_LIMITS } from './limits.ts';
 import type { GatewayLimits } from './limits.ts';
 
+export const PROXY_PROTOCOLS = ['off', 'optional', 'required'] as const;
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
 /** Timers of the platform end here (2^31 − 1 ms), and counts have no use beyond. */
@@ -60,6 +61,7 @@ const trustedProxy = text((value) => {
   const [address = '', prefix, ...rest] = value.split('/');
   const bits = isIP(address) === 4 ? 32 : 128;
   const isPrefix = prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= bits);
+  if (Number(prefix) === 0) throw new RangeError(`"${value}" is everybody: strangers would say who they are`);
   if (isIP(address) !== 0 && isPrefix && rest.length === 0) return value;
   throw new RangeError(`"${value}" is neither an IP address nor a network like 10.0.0.0/8`);
 });
@@ -221,6 +223,7 @@ export const configSchema = z.strictObject({
   drainDelay: duration.default(0),
   drainTimeout: duration.default(30_000),
   trustedProxies: list(trustedProxy).default([]),
+  proxyProtocol: z.enum(PROXY_PROTOCOLS).default('optional'),
   logLevel: z.enum(LOG_LEVELS).default('info'),
   accessLog: accessLog.prefault({}),
 });
@@ -236,7 +239,7 @@ export const VARIABLES: readonly Variable[] = [
     'advertise.tcp',
     'trustedProxies',
   ].map((key): Variable => ({ key, kind: 'list' })),
-  ...['listeners.internal', 'directory.type', 'drainDelay', 'drainTimeout', 'logLevel', 'name', 'region'].map(
+  ...['listeners.internal', 'directory.type', 'drainDelay', 'drainTimeout', 'logLevel', 'name', 'proxyProtocol', 'region'].map(
     (key): Variable => ({
       key,
       kind: 'text',

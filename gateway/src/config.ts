@@ -26,7 +26,7 @@ import type { Admission } from '../../shared/src/protocol/messages.ts';
 import { suggest } from '../../shared/src/suggestion.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
 import { configSchema, keysAt, VARIABLES } from './config-schema.ts';
-import type { LOG_LEVELS } from './config-schema.ts';
+import type { LOG_LEVELS, PROXY_PROTOCOLS } from './config-schema.ts';
 import { GATEWAY_LIMITS } from './limits.ts';
 import type { GatewayLimits } from './limits.ts';
 
@@ -88,6 +88,12 @@ export interface AuthorityConfig {
 
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
+/**
+ * Whether trusted proxies send PROXY protocol. `optional`: where a connection begins with it. `required`: always on
+ * https listeners; on plain ones X-Forwarded-* does as well. `off`: never, such bytes are refused.
+ */
+export type ProxyProtocol = (typeof PROXY_PROTOCOLS)[number];
+
 export interface GatewayConfig {
   /** Lower-case; at least one. */
   readonly domains: readonly string[];
@@ -130,8 +136,9 @@ export interface GatewayConfig {
   readonly limits: GatewayLimits;
   readonly drainDelayMs: number;
   readonly drainTimeoutMs: number;
-  /** Addresses and networks (CIDR) of proxies that are believed. */
+  /** Addresses and networks (CIDR) of proxies that are believed about their clients. */
   readonly trustedProxies: readonly string[];
+  readonly proxyProtocol: ProxyProtocol;
   readonly logLevel: LogLevel;
   readonly accessLog: {
     readonly enabled: boolean;
@@ -208,6 +215,23 @@ const readYaml = (yamlText: string, problems: ConfigProblem[]): Tree => {
   return {};
 };
 
+const crossCheckProxies = (config: z.output<typeof configSchema>): ConfigProblem[] => {
+  const { trustedProxies, proxyProtocol, listeners, publicPort, advertise, domains } = config;
+  if (trustedProxies.length === 0) {
+    if (proxyProtocol !== 'required') return [];
+    return [{ path: 'proxyProtocol', message: 'nobody may send it: name the load balancers in trustedProxies' }];
+  }
+  const isOwnPort = listeners.https.some(({ port }) => port === publicPort);
+  if (listeners.http.length === 0 || publicPort === undefined || isOwnPort || advertise.tcp.length > 0) return [];
+  const example = `tunnel.${domains[0]}:${listeners.https[0]?.port || 8443}`;
+  return [
+    {
+      path: 'advertise.tcp',
+      message: `is missing: runners would be told port ${publicPort}, where a proxy may end TLS before the gateway; name where connections are passed through to the https listener, like ${example}`,
+    },
+  ];
+};
+
 /** Faults between keys that are valid one by one. */
 const crossCheck = (config: z.output<typeof configSchema>): ConfigProblem[] => {
   const problems: ConfigProblem[] = [];
@@ -225,6 +249,7 @@ const crossCheck = (config: z.output<typeof configSchema>): ConfigProblem[] => {
   if (new Set(config.domains).size !== config.domains.length) {
     problems.push({ path: 'domains', message: 'a domain stands twice' });
   }
+  problems.push(...crossCheckProxies(config));
   return problems;
 };
 

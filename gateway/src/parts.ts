@@ -264,6 +264,7 @@ export const makeParts = async (
     domains,
     publicPorts: () => new Set([publicPort()]),
     publicPort,
+    proxies: { trusted: config.trustedProxies, protocol: config.proxyProtocol },
     certificates,
     ticketKeys,
     forwarder,

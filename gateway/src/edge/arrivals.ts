@@ -2,17 +2,12 @@
 import type { Socket } from 'node:net';
 import type { Logger } from 'pino';
 import type { Clock } from '../../../shared/src/clock.ts';
+import type { ProxyProtocol } from '../config.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import { plainAddress } from './client-address.ts';
 import { createConnectionStarts, type ConnectionStart } from './connection-start.ts';
 import type { ConnectionCounter } from './connections.ts';
 import type { TrustedProxies } from './trusted-proxies.ts';
-
-/**
- * Whether trusted proxies send PROXY protocol. `optional`: where a connection begins with it. `required`: always on
- * https listeners; on plain ones X-Forwarded-* does as well. `off`: never, such bytes are refused.
- */
-export type ProxyProtocol = 'off' | 'optional' | 'required';
 
 /** Least time between two lines of the log that say of connections refused here, ms: a minute. Others are counted. */
 const REFUSED_LOG_MS = 60_000;
