@@ -239,12 +239,16 @@ export const VARIABLES: readonly Variable[] = [
     'advertise.tcp',
     'trustedProxies',
   ].map((key): Variable => ({ key, kind: 'list' })),
-  ...['listeners.internal', 'directory.type', 'drainDelay', 'drainTimeout', 'logLevel', 'name', 'proxyProtocol', 'region'].map(
-    (key): Variable => ({
-      key,
-      kind: 'text',
-    }),
-  ),
+  ...[
+    'listeners.internal',
+    'directory.type',
+    'drainDelay',
+    'drainTimeout',
+    'logLevel',
+    'name',
+    'proxyProtocol',
+    'region',
+  ].map((key): Variable => ({ key, kind: 'text' })),
   ...['signIn.issuer', 'signIn.clientId', 'signIn.switchPrompt'].map((key): Variable => ({ key, kind: 'text' })),
   ...['user', 'name', 'organizations'].map((name): Variable => ({ key: `signIn.claims.${name}`, kind: 'text' })),
   { key: 'signIn.scopes', kind: 'list' },
