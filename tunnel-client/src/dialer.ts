@@ -23,6 +23,7 @@ import type { Target } from '../../shared/src/protocol/target.ts';
 import { trustedRoots } from './certificate-trust.ts';
 import { interleaveFamilies, MAX_ADDRESSES, raceAttempts } from './happy-eyeballs.ts';
 import { isForbiddenAddress, isOwnAddress, machineAddresses } from './ip-address.ts';
+import type { InspectorTap } from './inspector/inspector.ts';
 import type { LogServer } from './log-server/log-server.ts';
 import type { Logger } from './logger.ts';
 import type { OauthTarget } from './oauth-target.ts';
@@ -53,6 +54,8 @@ export interface DialerDeps {
   readonly oauth?: OauthTarget;
   /** PEM of roots that are trusted beside those of the system, for the OAuth target. */
   readonly ca?: string;
+  /** Watches connections that have been joined; absent: nothing is put on them. */
+  readonly inspector?: InspectorTap;
 }
 
 export interface DialerStats {
@@ -64,6 +67,11 @@ export interface DialerStats {
 
 export interface Dialer {
   handle(stream: IncomingTunnelStream): void;
+  /**
+   * A connection of the client's own to where a stream to `target` would go now. Rejects with UpstreamError, or with the
+   * signal's reason.
+   */
+  connect(target: Target, options: { signal: AbortSignal }): Promise<UpstreamConnection>;
   /** From now on new streams are refused with `draining`; those that are open go on. */
   drain(): void;
   /** Ends every stream with a reset. */
@@ -198,6 +206,7 @@ export const createDialer = (deps: DialerDeps, limits: DialerLimits = DIALER_LIM
       splice(stream, upstream, () => {
         open -= 1;
       });
+      deps.inspector?.tap(stream, upstream.duplex);
     } catch (error) {
       fail(stream, error, timedOut);
     } finally {
@@ -224,6 +233,7 @@ export const createDialer = (deps: DialerDeps, limits: DialerLimits = DIALER_LIM
         stream.reset('internal');
       });
     },
+    connect: async (target, { signal }) => connect(destination(target), signal),
     drain() {
       draining = true;
     },
