@@ -6,6 +6,7 @@ import { request as httpsRequest, type RequestOptions } from 'node:https';
 import { test, type TestContext } from 'node:test';
 import type { ConnectionOptions } from 'node:tls';
 import { WebSocket, WebSocketServer, type ClientOptions } from 'ws';
+import { until } from '../support/runner.ts';
 import { measureSchedulingLag } from '../support/scheduling-lag.ts';
 import { startLoad, startServedProcesses, type ServedProcesses } from '../support/served-processes.ts';
 
@@ -145,6 +146,7 @@ test('a gateway that is ended under load answers all that it accepted', TIMEOUT,
     );
   };
   while (!(await isRefused()));
+  await until(() => load.refusals > 0);
   assert.equal(await socket.echo('after the last connection'), 'after the last connection');
   upload.request.end(Buffer.alloc(100_000));
   assert.deepEqual(await upload.answer, { status: 200, body: '200000 bytes' });
@@ -158,7 +160,6 @@ test('a gateway that is ended under load answers all that it accepted', TIMEOUT,
   assert.deepEqual(result.failures, []);
   assert.equal(result.answered + result.refused.length, result.sent);
   assert.ok(result.answered >= beforeRefusal, 'what was asked before the listener ended was answered');
-  assert.ok(result.refused.length > 0, 'the load went on beyond the end of the listener');
   const firstRefusal = load.startedAt + Math.min(...result.refused);
   assert.ok(firstRefusal - signalledAt >= DRAIN_DELAY_MS, `refused ${firstRefusal - signalledAt} ms after the signal`);
   assert.ok(notReadyAt < firstRefusal, 'load balancers could know before');

@@ -4,6 +4,8 @@ import { connect as connectHttp2, constants, type ClientHttp2Session, type Outgo
 import type { ServerResponse } from 'node:http';
 import { after, before, test, type TestContext } from 'node:test';
 import Fastify from 'fastify';
+import { FLAG, FRAME_TYPE, frame, headerBlock, startRawHttp2 } from '../support/raw-http2.ts';
+import { until } from '../support/runner.ts';
 import { startEdge, type EdgeTestOptions, type EdgeUnderTest } from '../support/edge.ts';
 
 const HOST = '3000--demo.gateway.localhost';
@@ -158,17 +160,13 @@ test('a reset by the client aborts its exchange; the access log says 499', async
   session.close();
 });
 
-/** A frame of RFC 9113 section 4.1. */
-const frame = (type: number, flags: number, streamId: number, payload: Buffer): Buffer => {
-  const head = Buffer.alloc(9);
-  head.writeUIntBE(payload.length, 0, 3);
-  head[3] = type;
-  head[4] = flags;
-  head.writeUInt32BE(streamId, 5);
-  return Buffer.concat([head, payload]);
-};
-/** `GET / https` for {@link HOST}, in HPACK without compression of the authority. */
-const headerBlock = Buffer.concat([Buffer.from([0x82, 0x84, 0x87, 0x41, HOST.length]), Buffer.from(HOST)]);
+/** `GET / https` for {@link HOST}. */
+const GET_HEAD = headerBlock([
+  [':method', 'GET'],
+  [':scheme', 'https'],
+  [':path', '/'],
+  [':authority', HOST],
+]);
 const PREFACE = Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(4, 0, 0, Buffer.alloc(0))]);
 
 /** Sends what `next` gives for stream after stream, until the server has closed the connection; at most `most` times. */
@@ -202,7 +200,7 @@ test('rapid reset: work at the upstream stays within the limit, the connection i
   });
   const quiet = await openSession(own);
   const cancel = Buffer.from([0, 0, 0, constants.NGHTTP2_CANCEL]);
-  await floodUntilClosed(own, 5_000, (id) => Buffer.concat([frame(1, 5, id, headerBlock), frame(3, 0, id, cancel)]));
+  await floodUntilClosed(own, 5_000, (id) => Buffer.concat([frame(1, 5, id, GET_HEAD), frame(3, 0, id, cancel)]));
   assert.ok(own.forwarded.length <= 60, `${own.forwarded.length} requests were started`);
   const open = own.forwarded.filter(({ exchange }) => !exchange.signal.aborted);
   assert.equal(open.length, 0, 'every request that was started is aborted');
@@ -214,7 +212,7 @@ test('resets that a client forces (MadeYouReset) close the connection after ten'
   const own = await startFor(t, { forwarder: { request: () => {} } });
   // WINDOW_UPDATE of zero is an error of the stream (RFC 9113 section 6.9): the server has to reset it.
   await floodUntilClosed(own, 5_000, (id) =>
-    Buffer.concat([frame(1, 5, id, headerBlock), frame(8, 0, id, Buffer.alloc(4))]),
+    Buffer.concat([frame(1, 5, id, GET_HEAD), frame(8, 0, id, Buffer.alloc(4))]),
   );
   assert.ok(own.forwarded.length <= 10, `${own.forwarded.length} requests were started`);
 });
@@ -302,4 +300,23 @@ test('draining: the session is told to go, what is in flight ends well', async (
   await idle;
   await assert.rejects(own.connect(), { code: 'ECONNREFUSED' });
   if (!session.closed) await once(session, 'close');
+});
+
+test('draining: what passes GOAWAY on its way is not begun, and the client can tell', async (t) => {
+  const held: (() => void)[] = [];
+  const own = await startFor(t, {
+    forwarder: { request: (exchange) => held.push(() => (exchange.response as ServerResponse).end('late')) },
+  });
+  const raw = startRawHttp2(await own.connect({ ALPNProtocols: ['h2'], servername: HOST }));
+  const first = raw.open(GET_HEAD);
+  await until(() => held.length === 1);
+  own.edge.drain();
+  await until(() => raw.goaway !== undefined);
+  assert.deepEqual([raw.goaway, raw.lastStreamId], [constants.NGHTTP2_NO_ERROR, first]);
+  const crossed = raw.open(GET_HEAD);
+  held[0]!();
+  assert.deepEqual((await raw.answer(first)).body, 'late');
+  await raw.closed;
+  assert.equal((await raw.answer(crossed)).status, undefined);
+  assert.equal(own.forwarded.length, 1);
 });

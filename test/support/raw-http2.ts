@@ -93,6 +93,8 @@ export interface RawHttp2 {
   readonly socket: TLSSocket;
   /** Error code of GOAWAY, once it came. */
   goaway: number | undefined;
+  /** The last stream that the latest GOAWAY lets pass. */
+  lastStreamId: number | undefined;
   readonly closed: Promise<unknown>;
   /** PING and SETTINGS acknowledgements that came. */
   readonly acknowledged: { ping: number; settings: number };
@@ -136,8 +138,10 @@ export const startRawHttp2 = (socket: TLSSocket, options: { readonly windows?: b
     } else if (type === FRAME_TYPE.rstStream) {
       answer.reset = payload.readUInt32BE();
       settle(id);
-    } else if (type === FRAME_TYPE.goaway) raw.goaway = payload.readUInt32BE(4);
-    else if (type === FRAME_TYPE.settings && (flags & FLAG.ack) === 0)
+    } else if (type === FRAME_TYPE.goaway) {
+      raw.lastStreamId = payload.readUInt32BE(0);
+      raw.goaway = payload.readUInt32BE(4);
+    } else if (type === FRAME_TYPE.settings && (flags & FLAG.ack) === 0)
       raw.write(frame(FRAME_TYPE.settings, FLAG.ack, 0));
     else if (type === FRAME_TYPE.settings) raw.acknowledged.settings += 1;
     else if (type === FRAME_TYPE.ping && (flags & FLAG.ack) !== 0) raw.acknowledged.ping += 1;
@@ -149,6 +153,7 @@ export const startRawHttp2 = (socket: TLSSocket, options: { readonly windows?: b
   const raw: RawHttp2 = {
     socket,
     goaway: undefined,
+    lastStreamId: undefined,
     closed: new Promise((resolve) => void socket.once('close', resolve)),
     acknowledged: { ping: 0, settings: 0 },
     write: (...parts) => socket.writable && socket.write(Buffer.concat(parts)),

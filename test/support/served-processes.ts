@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
 import { createServer, request as httpRequest, type RequestListener, type Server } from 'node:http';
-import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
+import { connect as connectHttp2, constants, type ClientHttp2Session } from 'node:http2';
 import { Agent, request as httpsRequest } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { join, resolve } from 'node:path';
@@ -121,6 +121,8 @@ export interface Load {
   /** Sends no more, and waits for the answers that are out. */
   stop(): Promise<LoadResult>;
   readonly sent: number;
+  /** TCP connections that were refused so far. */
+  readonly refusals: number;
   readonly startedAt: number;
 }
 
@@ -162,19 +164,24 @@ const createHttp2Sender = (target: { readonly https: number; readonly host: stri
     session.on('close', () => open.delete(session));
     return session;
   };
+  const send = (path: string): Promise<Http2Answer> =>
+    new Promise((resolveOne, reject) => {
+      const session = sessionOfTurn();
+      const stream = session.request({ ':path': path });
+      let status = 0;
+      let body = '';
+      stream.on('response', (headers) => (status = headers[':status'] ?? 0));
+      stream.setEncoding('utf8').on('data', (chunk: string) => (body += chunk));
+      stream.on('end', () => resolveOne({ status, body }));
+      stream.on('error', (error) => {
+        // It passed GOAWAY on its way: it was not begun, and clients send it again (RFC 9113 section 8.7).
+        if (stream.rstCode === constants.NGHTTP2_REFUSED_STREAM && session.closed) resolveOne(send(path));
+        else reject(error);
+      });
+      stream.on('close', () => reject(new Error(`closed with code ${stream.rstCode}`)));
+    });
   return {
-    send: (path: string): Promise<Http2Answer> =>
-      new Promise((resolveOne, reject) => {
-        const session = sessionOfTurn();
-        const stream = session.request({ ':path': path });
-        let status = 0;
-        let body = '';
-        stream.on('response', (headers) => (status = headers[':status'] ?? 0));
-        stream.setEncoding('utf8').on('data', (chunk: string) => (body += chunk));
-        stream.on('end', () => resolveOne({ status, body }));
-        stream.on('error', reject);
-        stream.on('close', () => reject(new Error(`closed with code ${stream.rstCode}`)));
-      }),
+    send,
     close: () => open.forEach((session) => session.destroy()),
   };
 };
@@ -267,6 +274,9 @@ export const startLoad = (
     startedAt,
     get sent() {
       return sent;
+    },
+    get refusals() {
+      return refused.length;
     },
     async stop() {
       clearInterval(timer);

@@ -19,16 +19,12 @@ import { createRequestSlots } from './request-slots.ts';
 export const MAX_PIPELINED = 64;
 
 /**
- * How long a client that was not told yet (an idle connection of HTTP/1.1, or one with a response under way whose head
- * says nothing of an end) may still send a request when the gateway drains, ms: clients that are busy do within this. Then
- * it is closed. In HTTP/2: how long the client may take to say that it has read GOAWAY.
+ * How long a client that was not told yet (an idle connection, or one with a response under way whose head says nothing
+ * of an end) may still send a request when the gateway drains, ms: clients that are busy do within this. Then it is closed.
  */
 export const DRAIN_IDLE_MS = 500;
 /** The same from when a connection was accepted: its first request needs up to three round trips. */
 export const DRAIN_FIRST_REQUEST_MS = 2_000;
-
-/** The highest number that a stream of HTTP/2 can have (RFC 9113 section 5.1.1). */
-const LAST_STREAM_ID = 2 ** 31 - 1;
 
 /** Where HTTP/2 for the names of the tunnel goes. */
 type Tunnel = Pick<TunnelHandler, 'http2'> & { readonly names: ReadonlySet<string> };
@@ -168,33 +164,20 @@ export const createClientConnections = (deps: {
     };
     const openedAt = clock.monotonic();
     let cancelDrain = (): void => {};
-    let hasAsked = false;
-    let isTold = false;
     const client = describeHttp2(description, calmDown, () => {
-      if (!client.draining) armIdle();
+      // Behind the last response there is no request under way yet, unless the client sends several at once.
+      if (client.draining) session?.close();
+      else armIdle();
     });
     const session = deps.http2.serve(socket, client);
     if (!session) return void socket.destroy();
-    // In two steps (RFC 9113 section 6.8): the first GOAWAY lets pass what is on its way. Who has answered a PING behind it
-    // sends nothing more, so that the second one, of `close`, refuses nothing.
-    const tell = (): void => {
-      if (isTold || session.destroyed) return;
-      isTold = true;
-      cancelDrain();
-      session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM_ID);
-      cancelDrain = clock.timer(DRAIN_IDLE_MS, () => session.close());
-      session.ping(() => session.close());
-    };
+    // What passes GOAWAY on its way is not served, and clients send it again (RFC 9113 section 6.8). To announce it first,
+    // as that section advises, nghttp2 has a call that Node does not offer (a GOAWAY with the highest stream number is no
+    // such: streams behind it are not served). So it goes out when a request on its way is least likely.
     const drain = (): void => {
       client.draining = true;
-      // Who has just connected does so for a request.
-      if (hasAsked) tell();
-      else cancelDrain = clock.timer(drainGrace(openedAt), tell);
+      cancelDrain = clock.timer(drainGrace(openedAt), () => session.close());
     };
-    session.once('stream', () => {
-      hasAsked = true;
-      if (client.draining) tell();
-    });
     drains.add(drain);
     armIdle();
     session.once('close', () => {
