@@ -105,7 +105,7 @@ describe('tunnel-client', { timeout: 120_000 }, () => {
     const table = await run('status', ...common);
     assert.equal(table.code, 0, table.stderr);
     assert.match(table.stdout, /^State +online$/m);
-    assert.match(table.stdout, new RegExp(`^demo +${port} +accepted +https://${port}--demo`, 'm'));
+    assert.match(table.stdout, new RegExp(`^Environment demo: accepted\n  ${port} +https://${port}--demo`, 'm'));
     const json = JSON.parse((await run('status', '--json', ...common)).stdout) as { state: string; legs: unknown[] };
     assert.deepEqual([json.state, json.legs.length], ['online', 1]);
     const health = await run('health', ...common);

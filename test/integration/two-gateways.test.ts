@@ -1,30 +1,36 @@
 /** Two gateways of one domain: a runner has a leg to each, and several addresses of one gateway are tried side by side. */
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, it } from 'node:test';
+import { describe, it, type TestContext } from 'node:test';
 import { systemClock } from '../../shared/src/clock.ts';
-import { gatewaysResponseSchema } from '../../shared/src/identity/enrolment.ts';
+import { GATEWAYS_PATH, gatewaysResponseSchema } from '../../shared/src/identity/enrolment.ts';
 import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
+import type { Directory } from '../../gateway/src/directory/directory.ts';
 import { openEmbeddedDirectory } from '../../gateway/src/directory/embedded.ts';
 import { gatewayIdOf } from '../../gateway/src/tunnels/own-membership.ts';
+import { createApiClient } from '../../tunnel-client/src/api-client.ts';
+import { renderStatus } from '../../tunnel-client/src/cli/status.ts';
+import { parseGatewayUrl } from '../../tunnel-client/src/gateway-url.ts';
+import { createOutbound } from '../../tunnel-client/src/outbound.ts';
+import { NO_PROXY_SETTINGS } from '../../tunnel-client/src/proxy-settings.ts';
+import type { Resolver } from '../../tunnel-client/src/resolver.ts';
 import { tcpTargets } from '../../tunnel-client/src/tcp-connector.ts';
 import { createUdpPath } from '../support/blocked-udp.ts';
 import { DOMAIN, portHost, startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { temporaryDirectory } from '../support/programs.ts';
 import { startTestRunner, startUpstream, until } from '../support/runner.ts';
 
-describe('a runner and two gateways', { timeout: 60_000 }, () => {
+const openDirectory = async (t: TestContext): Promise<Directory> => {
+  const stateDir = await temporaryDirectory(t);
+  const path = join(stateDir, 'directory.sqlite');
+  const directory = await openEmbeddedDirectory({ clock: systemClock }, { path, issuer: `https://api.${DOMAIN}` });
+  t.after(() => directory.close());
+  return directory;
+};
+
+describe('a runner and two gateways', { timeout: 120_000 }, () => {
   it('has a leg to each, 1 s apart, and goes on with the other one when one ends', async (t) => {
-    const stateDir = await mkdtemp(join(tmpdir(), 'gateway-test-'));
-    const directory = await openEmbeddedDirectory(
-      { clock: systemClock },
-      { path: join(stateDir, 'directory.sqlite'), issuer: `https://api.${DOMAIN}` },
-    );
-    t.after(async () => {
-      await directory.close();
-      await rm(stateDir, { recursive: true, force: true });
-    });
+    const directory = await openDirectory(t);
     const gateways: TestGateway[] = [];
     const addressOf = ({ gateway, httpsPort, quicPort }: TestGateway): GatewayAddress => ({
       id: gateway.id,
@@ -62,6 +68,96 @@ describe('a runner and two gateways', { timeout: 60_000 }, () => {
       runner.client.status().legs.map(({ gatewayId }) => gatewayId),
       [right.gateway.id],
     );
+  });
+
+  it('scores each leg by echoes, and holds the one for healthiest that answers soonest', async (t) => {
+    const directory = await openDirectory(t);
+    const paths = [await createUdpPath(), await createUdpPath()] as const;
+    const gateways: TestGateway[] = [];
+    const quicOf = (index: number): string[] => [`127.0.0.1:${paths[index]?.port}`];
+    for (const [index, path] of paths.entries()) {
+      const other = 1 - index;
+      const made = await startTestGateway({
+        directory,
+        config: { advertise: { quic: quicOf(index), tcp: [] } },
+        otherGateways: () =>
+          gateways.slice(other, other + 1).map(({ gateway }) => ({ id: gateway.id, quic: quicOf(other) })),
+      });
+      gateways.push(made);
+      path.setServer(made.quicPort);
+      t.after(async () => {
+        await made.close();
+        await path.close();
+      });
+    }
+    const idOf = (index: number): string => gateways[index]?.gateway.id ?? '';
+    paths[0].setWeather({ delayMs: 60 });
+    const runner = await startTestRunner(gateways[0]!, { transport: 'quic' });
+    t.after(() => runner.close());
+    const legTo = (id: string) => runner.client.status().legs.find(({ gatewayId }) => gatewayId === id);
+    const areScored = (): boolean => [0, 1].every((index) => legTo(idOf(index))?.echoMs !== undefined);
+    await until(areScored, 30_000);
+    assert.ok((legTo(idOf(0))?.echoMs ?? 0) >= 120, 'both ways of a slow path');
+    assert.deepEqual([legTo(idOf(0))?.isHealthiest, legTo(idOf(1))?.isHealthiest], [false, true]);
+    assert.match(renderStatus(runner.client.status(), Date.now()), new RegExp(`^\\* +${idOf(1)} `, 'm'));
+
+    paths[0].setWeather({ delayMs: 0 });
+    paths[1].setWeather({ delayMs: 100 });
+    await until(() => legTo(idOf(0))?.isHealthiest === true && legTo(idOf(1))?.isHealthiest === false, 40_000);
+    assert.deepEqual(
+      runner.client.status().legs.map(({ state }) => state),
+      ['up', 'up'],
+      'a slow leg stays',
+    );
+  });
+
+  it('asks the API of the gateway where its healthiest leg ends, where the name means several', async (t) => {
+    const directory = await openDirectory(t);
+    const first = await startTestGateway({ directory });
+    t.after(() => first.close());
+    const tls = [
+      {
+        certificate: join(first.stateDir, 'self-signed', 'certificate.pem'),
+        key: join(first.stateDir, 'self-signed', 'key.pem'),
+      },
+    ];
+    const port = first.httpsPort;
+    const second = await startTestGateway({
+      directory,
+      config: {
+        tls,
+        listeners: {
+          ...{ https: [{ host: '127.0.0.2', port }], quic: [{ host: '127.0.0.1', port: 0 }], http: [] },
+          internal: { kind: 'tcp', host: '127.0.0.1', port: 0 },
+        },
+      },
+    });
+    t.after(() => second.close());
+    const resolver: Resolver = {
+      resolve: () =>
+        Promise.resolve(['127.0.0.1', '127.0.0.2', '127.0.0.3'].map((address) => ({ address, family: 4 as const }))),
+      forget: () => undefined,
+    };
+    let preferredAddress: string | undefined;
+    const clock = systemClock;
+    const outbound = createOutbound({ clock, resolver }, { proxy: NO_PROXY_SETTINGS, ca: first.ca });
+    const api = createApiClient(
+      { clock, outbound, preferredAddress: () => preferredAddress },
+      { url: parseGatewayUrl(first.url), userAgent: 'test' },
+    );
+    const answeredBy = async (): Promise<string | undefined> => {
+      const { gateways } = await api.get(GATEWAYS_PATH, gatewaysResponseSchema, {
+        signal: AbortSignal.timeout(15_000),
+      });
+      return gateways[0]?.id;
+    };
+    assert.equal(await answeredBy(), first.gateway.id);
+    preferredAddress = '127.0.0.2';
+    assert.equal(await answeredBy(), second.gateway.id);
+    preferredAddress = '127.0.0.3';
+    assert.equal(await answeredBy(), first.gateway.id, 'nobody is there any more');
+    preferredAddress = '192.0.2.1';
+    assert.equal(await answeredBy(), first.gateway.id, 'an address that the name does not mean counts for nothing');
   });
 
   it('is told name, region, domain, addresses and keys of each', async (t) => {

@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { systemClock } from '../../../shared/src/clock.ts';
-import { formatTable } from '../../../shared/src/terminal-text.ts';
+import { DEFAULT_COLUMNS, formatTable, wrapIndented } from '../../../shared/src/terminal-text.ts';
 import { DURATION_RULE, parseDuration } from '../../../shared/src/units.ts';
 import { parseClientEndpoint } from '../config.ts';
 import type { EnvironmentStatus, LegStatus, RunnerStatus } from '../status.ts';
@@ -14,15 +14,42 @@ import { type ConfigFlagsWithFile, readSources } from './sources.ts';
 /** Problems that are shown; all of them are in `--json`. */
 const SHOWN_PROBLEMS = 3;
 
-const environmentRows = ({ id, ports, state, code, message }: EnvironmentStatus): string[][] => {
+/** A heading, and for each port its URL, with what else is known of it where that fits into the line. */
+const environmentText = ({ id, ports, state, code, message }: EnvironmentStatus): string => {
   const why = [code, message].filter((text) => text !== undefined).join(': ');
-  if (ports.length === 0) return [[id, '–', state, why || 'no ports are exposed']];
-  return ports.map(({ port, protocol, admission, url }, index) => [
-    index === 0 ? id : '',
-    String(port),
-    index === 0 ? state : '',
-    url === undefined ? why : `${url}  (${protocol}, ${admission})`,
-  ]);
+  const heading = `Environment ${id}: ${state}${ports.length === 0 ? ', no ports are exposed' : ''}`;
+  return [
+    wrapIndented(`${heading}${why === '' ? '' : `: ${why}`}`, '  '),
+    ...ports.map(({ port, protocol, admission, url }) => {
+      const line = `  ${String(port).padEnd(5)}  ${url ?? 'no URL yet'}`;
+      const more = `(${protocol}, ${admission})`;
+      return line.length + 1 + more.length <= DEFAULT_COLUMNS ? `${line} ${more}` : `${line}\n         ${more}`;
+    }),
+  ].join('\n');
+};
+
+const milliseconds = (ms: number | undefined): string => (ms === undefined ? '–' : `${ms.toFixed(1)} ms`);
+
+/** A table that fits into 80 columns, with the rest of each leg below its row. */
+const legsText = (legs: readonly LegStatus[]): string => {
+  const table = formatTable(
+    ['', 'gateway', 'transport', 'state', 'echo', 'rtt', 'loss', 'streams'],
+    legs.map(({ gatewayId, transport, state, echoMs, rttMs, packets, openStreams, isHealthiest }) => [
+      isHealthiest && legs.length > 1 ? '*' : '',
+      ...[gatewayId, transport, state, milliseconds(echoMs), milliseconds(rttMs)],
+      packets === undefined ? '–' : `${((100 * packets.lost) / Math.max(1, packets.sent)).toFixed(1)} %`,
+      String(openStreams),
+    ]),
+  );
+  const [head = '', ...rows] = table.split('\n');
+  const lines = rows.flatMap((row, index) => {
+    const { remoteAddress, upForMs, bytesSent, bytesReceived } = legs[index] as LegStatus;
+    const bytes = `sent ${formatBytes(bytesSent)}, received ${formatBytes(bytesReceived)}`;
+    return [row, `   ${remoteAddress}, up ${formatDuration(upForMs)}, ${bytes}`];
+  });
+  const notes = transportNotes(legs).map((note) => `  ${wrapIndented(note, '  ')}`);
+  const mark = rows.some((row) => row.startsWith('*')) ? ['*  answers soonest'] : [];
+  return [head, ...lines, ...mark, ...notes].join('\n');
 };
 
 /** Why each leg has its transport, where that needs a word. */
@@ -48,43 +75,21 @@ export const renderStatus = (status: RunnerStatus, now: number): string => {
     ].join('\n'),
   ];
   if (status.measurements.length > 0) sections.push(renderGateways(status).trimEnd());
-  if (status.legs.length > 0) {
-    const rows = status.legs.map((leg) => [
-      leg.gatewayId,
-      leg.transport,
-      leg.remoteAddress,
-      leg.state,
-      leg.rttMs === undefined ? '–' : `${leg.rttMs.toFixed(1)} ms`,
-      leg.packets === undefined ? '–' : `${((100 * leg.packets.lost) / Math.max(1, leg.packets.sent)).toFixed(1)} %`,
-      String(leg.openStreams),
-      formatBytes(leg.bytesSent),
-      formatBytes(leg.bytesReceived),
-      formatDuration(leg.upForMs),
-    ]);
-    sections.push(
-      [
-        formatTable(
-          ['gateway', 'transport', 'address', 'state', 'rtt', 'loss', 'streams', 'sent', 'received', 'up'],
-          rows,
-        ),
-        ...transportNotes(status.legs).map((note) => `  ${note}`),
-      ].join('\n'),
-    );
-  }
+  if (status.legs.length > 0) sections.push(legsText(status.legs));
   sections.push(
     status.environments.length === 0
       ? 'No environments are announced.'
-      : formatTable(['environment', 'port', 'state', 'url'], status.environments.flatMap(environmentRows)),
+      : status.environments.map(environmentText).join('\n'),
   );
   const { target, callbackUrls } = status.oauth;
   if (target !== undefined) {
-    const rows = Object.entries(callbackUrls);
-    sections.push(`OAuth callbacks go to ${target}\n${formatTable(['scm', 'callback url'], rows)}`);
+    const urls = Object.values(callbackUrls).map((url) => `  ${url}`);
+    sections.push([`OAuth callbacks go to ${target}`, ...urls].join('\n'));
   }
   if (status.problems.length > 0) {
     const lines = status.problems
       .slice(0, SHOWN_PROBLEMS)
-      .map(({ at, message }) => `  ${formatDuration(now - at)} ago  ${message}`);
+      .map(({ at, message }) => wrapIndented(`  ${formatDuration(now - at)} ago: ${message}`, '    '));
     sections.push(['Last problems', ...lines].join('\n'));
   }
   return `${sections.join('\n\n')}\n`;
