@@ -12,7 +12,7 @@ const setUp = (head: string[] = LOG_HEAD, options: { target?: string; fileName?:
   let isEnded = false;
   let takesMore = true;
   const inner: ClientResponse = {
-    begun: true,
+    begun: () => true,
     continue: () => undefined,
     information: () => undefined,
     head: (_status, _reason, lines) => void (headers = lines),

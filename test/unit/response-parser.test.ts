@@ -122,7 +122,7 @@ describe('the response parser', () => {
   test('tells how long the upstream keeps a connection', () => {
     const { parser } = reader();
     parser.push(Buffer.from(`${OK}Keep-Alive: max=5, timeout=7\r\nContent-Length: 0\r\n\r\n`));
-    assert.equal(parser.keepAliveSeconds, 7);
+    assert.equal(parser.keepAliveSeconds(), 7);
   });
 
   test('an end in the middle is none', () => {
@@ -206,7 +206,7 @@ describe('the response parser', () => {
   test('nobody is answered without having asked', () => {
     const { parser } = reader();
     parser.push(Buffer.from(`${OK}Content-Length: 0\r\n\r\n`));
-    assert.equal(parser.isBusy, false);
+    assert.equal(parser.isBusy(), false);
     assert.throws(() => parser.push(Buffer.from('x')), ResponseFault);
   });
 

@@ -3,7 +3,7 @@ import { ServerResponse } from 'node:http';
 import { constants, type Http2ServerResponse } from 'node:http2';
 
 export interface ClientResponse {
-  readonly begun: boolean;
+  begun(): boolean;
   /** 100 Continue: the client may send its body. */
   continue(): void;
   /** An interim response (1xx). */
@@ -71,9 +71,7 @@ const prepareHttp1 = (lines: string[], method: string, status: number): string[]
 };
 
 const createHttp1Response = (response: ServerResponse, method: string, version: string): ClientResponse => ({
-  get begun() {
-    return response.headersSent;
-  },
+  begun: () => response.headersSent,
   continue() {
     if (version !== '1.0') response.writeContinue();
   },
@@ -105,9 +103,7 @@ type WithInformation = Http2ServerResponse & {
 };
 
 const createHttp2Response = (response: Http2ServerResponse): ClientResponse => ({
-  get begun() {
-    return response.headersSent;
-  },
+  begun: () => response.headersSent,
   continue: () => void response.writeContinue(),
   information: (status, headers) => void (response as WithInformation).writeInformation(status, asObject(headers)),
   head(status, _reason, headers) {

@@ -101,7 +101,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
       length: length === undefined ? undefined : Number(length),
       source: createRequestBody(exchange.request),
       onWanted() {
-        if (expectsContinue && !response.begun) response.continue();
+        if (expectsContinue && !response.begun()) response.continue();
       },
     };
   };
@@ -155,7 +155,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
         if (error instanceof RelayError) ({ sent, answered } = error);
       }
       if (exchange.gone || closed) throw new GatewayFailure('draining', 'the exchange was over', { cause: failure });
-      const whole = !response.begun && !body?.source.started;
+      const whole = !response.begun() && !body?.source.started;
       const moreLegs = legIndex + 1 < plan.legs.length;
       const step = nextStep(failure, { connection, sent, answered }, { repeatable, whole, tries, moreLegs });
       if (step === 'next_leg') legIndex++;

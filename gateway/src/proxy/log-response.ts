@@ -54,9 +54,7 @@ export const createLogResponse = (
   };
 
   return {
-    get begun() {
-      return response.begun;
-    },
+    begun: () => response.begun(),
     continue: () => response.continue(),
     information: (status, headers) => response.information(status, headers),
     head(status, reason, headers) {

@@ -27,15 +27,14 @@ export interface RequestBody {
 }
 
 export const createRequestBody = (request: IncomingMessage | Http2ServerRequest): RequestBody => {
-  let started = false;
-  let complete = false;
   let sink: BodySink | undefined;
 
   const onData = (chunk: Buffer): void => {
     if (sink && !sink.onChunk(chunk)) request.pause();
   };
   const onEnd = (): void => {
-    complete = true;
+    body.complete = true;
+    body.trailers = request.rawTrailers;
     detach()?.onEnd();
   };
   const fail = (error: Error): void => detach()?.onError(error);
@@ -49,29 +48,25 @@ export const createRequestBody = (request: IncomingMessage | Http2ServerRequest)
     return current;
   };
 
-  return {
-    get started() {
-      return started;
-    },
-    get complete() {
-      return complete;
-    },
-    get trailers() {
-      return complete ? request.rawTrailers : [];
-    },
-    start(given) {
-      started = true;
+  // Fields and no accessors: see the exchange.
+  const body = {
+    started: false,
+    complete: false,
+    trailers: [] as readonly string[],
+    start(given: BodySink): void {
+      body.started = true;
       sink = given;
       if (request.readableEnded) return onEnd();
       if (request.destroyed) return onClose();
       request.on('end', onEnd).on('error', fail).on('close', onClose).on('data', onData);
     },
     resume: () => void request.resume(),
-    stop() {
+    stop(): void {
       if (!sink) return;
       detach();
       // Node reads away what nobody has begun to read; here it was begun. The next request comes behind it.
       request.resume();
     },
   };
+  return body;
 };

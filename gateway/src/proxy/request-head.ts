@@ -62,11 +62,12 @@ export const writeRequest = (sink: RequestSink, head: RequestHead): RequestWrite
   const { framing } = head;
   let begun = framing !== 'late';
   let left = head.length;
-  let ended = framing === 'none';
   if (begun) sink.write(headText(head, framing === 'chunked'));
 
-  return {
-    chunk(bytes) {
+  // A field and no accessor: see the exchange.
+  const writer = {
+    ended: framing === 'none',
+    chunk(bytes: Uint8Array): boolean {
       if (left !== undefined) {
         left -= bytes.length;
         if (left < 0) throw new GatewayFailure('bad_request', 'the request is longer than it says');
@@ -78,17 +79,15 @@ export const writeRequest = (sink: RequestSink, head: RequestHead): RequestWrite
       }
       return sink.writeBetween(`${bytes.length.toString(16)}\r\n`, bytes, '\r\n');
     },
-    end(trailers) {
+    end(trailers: readonly string[]): void {
       if (left !== undefined && left > 0)
         throw new GatewayFailure('bad_request', 'the request is shorter than it says');
-      ended = true;
+      writer.ended = true;
       if (framing === 'length') return;
       if (begun || trailers.length > 0) {
         sink.write(`${begun ? '' : headText(head, true)}0\r\n${fieldLines(trailers)}\r\n`);
       } else sink.write(headText(head, false));
     },
-    get ended() {
-      return ended;
-    },
   };
+  return writer;
 };

@@ -51,9 +51,9 @@ export interface ResponseParser {
   /** The upstream ended its direction. False: in the middle of a response. */
   end(): boolean;
   /** Whether a response is expected, or under way. */
-  readonly isBusy: boolean;
+  isBusy(): boolean;
   /** How long an upstream says that it keeps the connection, s; of the last response. */
-  readonly keepAliveSeconds: number | undefined;
+  keepAliveSeconds(): number | undefined;
 }
 
 const LF = 0x0a;
@@ -384,11 +384,7 @@ export const createResponseParser = (limits: { readonly maxHeadBytes: number }):
       complete([], 0);
       return true;
     },
-    get isBusy() {
-      return state !== 'idle';
-    },
-    get keepAliveSeconds() {
-      return keepAliveSeconds;
-    },
+    isBusy: () => state !== 'idle',
+    keepAliveSeconds: () => keepAliveSeconds,
   };
 };

@@ -72,9 +72,7 @@ export const refusalResponse = (exchange: UpgradeExchange): ClientResponse => {
     return made;
   };
   return {
-    get begun() {
-      return made?.begun ?? false;
-    },
+    begun: () => made?.begun() ?? false,
     continue: () => get().continue(),
     information: (status, headers) => get().information(status, headers),
     head(status, reason, headers) {

@@ -23,9 +23,9 @@ export interface UpstreamConnection {
   /** The target is connected: the other side has said so. */
   readonly connected: boolean;
   /** The upstream ended its direction, or the stream is closed. */
-  readonly gone: boolean;
+  isGone(): boolean;
   /** How long the upstream says that it keeps the connection, s. */
-  readonly keepAliveSeconds: number | undefined;
+  keepAliveSeconds(): number | undefined;
   /** The next response goes to `handler`. What is written from now on is its request. */
   begin(request: { readonly method: string; readonly upgrade: boolean }, handler: ConnectionHandler): void;
   /** False: wait for `onDrain`. */
@@ -38,6 +38,9 @@ export interface UpstreamConnection {
   release(reusable: boolean): void;
   destroy(error: Error): void;
 }
+
+/** Fields, since accessors in a literal make every object a shape of its own. */
+type Settable<T, K extends keyof T> = Omit<T, K> & { -readonly [key in K]: T[key] };
 
 export interface ConnectionOwner {
   /** The connection is good for another request. */
@@ -62,8 +65,6 @@ export const createUpstreamConnection = (
 ): UpstreamConnection => {
   const parser = createResponseParser({ maxHeadBytes: limits.maxResponseHeaderBytes });
   let handler: ConnectionHandler | undefined;
-  let reused = false;
-  let connected = false;
   let upstreamEnded = false;
   let closed = false;
   let switched = false;
@@ -99,7 +100,7 @@ export const createUpstreamConnection = (
     } catch (error) {
       return fail(broken(error));
     }
-    if (parser.isBusy) handler?.onWaiting();
+    if (parser.isBusy()) handler?.onWaiting();
   };
   const onEnd = (): void => {
     upstreamEnded = true;
@@ -122,31 +123,25 @@ export const createUpstreamConnection = (
     if (handler) fail(new GatewayFailure('upstream_reset', 'the connection was closed before its response'));
   });
   stream.connected.then(
-    () => (connected = true),
+    () => (connection.connected = true),
     // The stream is destroyed with the same error.
     () => undefined,
   );
 
-  const connection: UpstreamConnection = {
+  const isGone = (): boolean => closed || upstreamEnded || stream.destroyed;
+
+  const connection: Settable<UpstreamConnection, 'reused' | 'connected'> = {
     leg,
     stream,
-    get reused() {
-      return reused;
-    },
-    get connected() {
-      return connected;
-    },
-    get gone() {
-      return closed || upstreamEnded || stream.destroyed;
-    },
-    get keepAliveSeconds() {
-      return parser.keepAliveSeconds;
-    },
+    reused: false,
+    connected: false,
+    isGone,
+    keepAliveSeconds: () => parser.keepAliveSeconds(),
     begin(request, given) {
-      if (connection.gone) {
+      if (isGone()) {
         const cause = stream.errored ?? undefined;
         const gone = new ConnectionGoneError('the connection was closed before the request was sent', { cause });
-        return given.onError(reused ? gone : (cause ?? gone));
+        return given.onError(connection.reused ? gone : (cause ?? gone));
       }
       handler = given;
       parser.expect(request, responses);
@@ -166,8 +161,8 @@ export const createUpstreamConnection = (
     pause: () => void stream.pause(),
     resume: () => void stream.resume(),
     release(reusable) {
-      if (!reusable || connection.gone) return void stream.destroy();
-      reused = true;
+      if (!reusable || isGone()) return void stream.destroy();
+      connection.reused = true;
       // A slow client may have left it paused; an end and stray bytes must be noticed.
       if (stream.isPaused()) stream.resume();
       owner.onFree(connection);

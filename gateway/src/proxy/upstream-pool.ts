@@ -101,7 +101,7 @@ export const createUpstreamPool = (deps: { readonly clock: Clock }, limits: Pool
   };
 
   /** ms that a connection is kept after its response; 0 when its upstream keeps it no longer. */
-  const keptMs = ({ keepAliveSeconds }: UpstreamConnection): number =>
+  const keptMs = (keepAliveSeconds: number | undefined): number =>
     keepAliveSeconds === undefined
       ? limits.upstreamIdleTimeoutMs
       : Math.min(keepAliveSeconds * 1_000 - IDLE_MARGIN_MS, LONGEST_IDLE_MS);
@@ -124,7 +124,7 @@ export const createUpstreamPool = (deps: { readonly clock: Clock }, limits: Pool
   };
 
   const keep = (pool: TargetPool, connection: UpstreamConnection): void => {
-    const idleMs = keptMs(connection);
+    const idleMs = keptMs(connection.keepAliveSeconds());
     const { leg } = connection;
     if (pool.evicted || !leg.isOpen || leftLegs.has(leg) || idleMs <= 0) {
       return connection.destroy(new ConnectionGoneError('the connection is not kept'));
@@ -172,7 +172,7 @@ export const createUpstreamPool = (deps: { readonly clock: Clock }, limits: Pool
       const pool = poolFor(keyOf(leg, target));
       while (!fresh && pool.idle.length > 0) {
         const { connection, until } = pool.idle.pop()!;
-        if (until > clock.monotonic() && !connection.gone) return connection;
+        if (until > clock.monotonic() && !connection.isGone()) return connection;
         connection.destroy(new ConnectionGoneError('the connection was kept too long'));
       }
       if (pool.open < limits.connectionsPerTarget) return create(leg, target, pool);

@@ -6,7 +6,7 @@ const SMALL_PIECE_BYTES = 2 << 10;
 const GATHER_BYTES = 16 << 10;
 
 export interface ByteQueue {
-  readonly isEmpty: boolean;
+  isEmpty(): boolean;
   /** Adds a view of `chunk`, which is copied where keeping it would hold memory out of proportion. */
   push(bytes: Buffer, chunk: Uint8Array): void;
   shift(): Buffer | undefined;
@@ -26,9 +26,7 @@ export const createByteQueue = (): ByteQueue => {
   };
 
   return {
-    get isEmpty() {
-      return pieces.length === 0 && !gather;
-    },
+    isEmpty: () => pieces.length === 0 && !gather,
     push(bytes, chunk) {
       if (bytes.length < SMALL_PIECE_BYTES) {
         if (gather && filled + bytes.length > gather.length) seal();

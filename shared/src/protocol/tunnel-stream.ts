@@ -211,7 +211,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
     if (this.#finReceived) return false;
     if (lane !== this.#receiveLane) return this.#leaveEarly(lane, 'fin');
     this.#finReceived = true;
-    if (this.#arrived.isEmpty) this.#pushEnd();
+    if (this.#arrived.isEmpty()) this.#pushEnd();
     this.#checkOver();
     return true;
   }
@@ -318,7 +318,7 @@ export class LegStream extends Duplex implements TunnelStream, IncomingTunnelStr
       this.#wanted = this.push(bytes);
       this.#consumed(bytes.length);
     }
-    if (this.#finReceived && this.#arrived.isEmpty) this.#pushEnd();
+    if (this.#finReceived && this.#arrived.isEmpty()) this.#pushEnd();
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
