@@ -1,28 +1,12 @@
 /** Gateway, tunnel client and application as processes of their own, for what has to be measured from outside. */
-import { spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { cleanEnvironment, runProcess } from '../support/processes.ts';
+import { runProcess } from '../support/processes.ts';
+import { type Program, spawnProgram } from './program.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
-/** A program that has not come up by then will not, ms. */
-const START_TIMEOUT_MS = 60_000;
-const STOP_GRACE_MS = 5_000;
-/** USER_HZ of Linux, a second. */
-const CLOCK_TICKS = 100;
 export const DOMAIN = 'gateway.localhost';
-
-export interface Program {
-  readonly pid: number;
-  readonly child: ChildProcess;
-  /** Resident memory, bytes. */
-  rss(): Promise<number>;
-  /** Time on processors so far, all threads, s. Says more than the clock where other programs run too. */
-  cpuSeconds(): Promise<number>;
-  stop(): Promise<void>;
-}
 
 export interface World {
   readonly gateway: Program;
@@ -52,78 +36,11 @@ export interface WorldOptions {
   readonly nodeArgs?: Readonly<{ gateway?: readonly string[]; tunnelClient?: readonly string[] }>;
 }
 
-/** Kept of what a program says: enough to see why it failed. */
-const KEPT_OUTPUT_CHARACTERS = 1 << 20;
-
-interface Started extends Program {
-  output(): string;
-  waitFor(pattern: RegExp): Promise<RegExpExecArray>;
-}
-
-const start = (args: readonly string[], nodeArgs: readonly string[] = []): Started => {
-  const child = spawn(process.execPath, [...nodeArgs, ...args], {
-    cwd: ROOT,
-    env: cleanEnvironment(),
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  let text = '';
-  let check = (): void => {};
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (chunk: string) => {
-      text += chunk;
-      if (text.length > 2 * KEPT_OUTPUT_CHARACTERS) text = text.slice(-KEPT_OUTPUT_CHARACTERS);
-      check();
-    });
-  }
-  const { pid } = child;
-  if (pid === undefined) throw new Error(`${args[0]} cannot be started`);
-  const hasEnded = (): boolean => child.exitCode !== null || child.signalCode !== null;
-  return {
-    pid,
-    child,
-    output: () => text,
-    waitFor: (pattern) =>
-      new Promise((resolve, reject) => {
-        const finish = (settle: () => void): void => {
-          clearTimeout(timer);
-          child.off('exit', onExit);
-          check = () => {};
-          settle();
-        };
-        const onExit = (): void => finish(() => reject(new Error(`${args[0]} ended:\n${text}`)));
-        const timer = setTimeout(
-          () => finish(() => reject(new Error(`${args[0]} did not print ${pattern}:\n${text}`))),
-          START_TIMEOUT_MS,
-        );
-        child.once('exit', onExit);
-        check = () => {
-          const match = pattern.exec(text);
-          if (match) finish(() => resolve(match));
-        };
-        check();
-      }),
-    async rss() {
-      const status = await readFile(`/proc/${pid}/status`, 'utf8');
-      return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) * 1_024;
-    },
-    async cpuSeconds() {
-      const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-      // proc(5): utime and stime are fields 14 and 15; the name before them may hold anything but the last bracket.
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-      return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS;
-    },
-    async stop() {
-      if (hasEnded()) return;
-      child.kill('SIGTERM');
-      const killer = setTimeout(() => child.kill('SIGKILL'), STOP_GRACE_MS);
-      await once(child, 'exit');
-      clearTimeout(killer);
-    },
-  };
-};
+const start = (args: readonly string[], nodeArgs: readonly string[] = []): Program =>
+  spawnProgram([process.execPath, ...nodeArgs, ...args], { cwd: ROOT });
 
 export interface GatewayWorld {
-  readonly gateway: Started;
+  readonly gateway: Program;
   readonly directory: string;
   readonly config: string;
   readonly httpsPort: number;
@@ -162,13 +79,13 @@ export const startWorld = async (options: WorldOptions = {}): Promise<World> => 
   const directory = await mkdtemp(join(tmpdir(), 'gateway-bench-'));
   const environments = options.environments ?? ['demo'];
   const ports = new Map<string, number>();
-  const started: Started[] = [];
+  const started: Program[] = [];
   const stop = async (): Promise<void> => {
     await Promise.all(started.map((program) => program.stop()));
     await rm(directory, { recursive: true, force: true });
   };
   try {
-    const startApplication = async (): Promise<{ program: Started; port: number }> => {
+    const startApplication = async (): Promise<{ program: Program; port: number }> => {
       const program = start(['test/bench/upstream-app.ts']);
       started.push(program);
       return { program, port: Number((await program.waitFor(/listening on (\d+)/))[1]) };

@@ -1,4 +1,4 @@
-/** Programs that tests start: their output can be waited for, and they are gone when the test is. */
+/** Programs that tests and benchmarks start: their output can be waited for. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import type { TestContext } from 'node:test';
@@ -41,24 +41,32 @@ export const cleanEnvironment = (extra: ProcessOptions['env'] = {}): NodeJS.Proc
   return { ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !isForeign(name))), ...extra };
 };
 
-export const startProcess = (
-  t: TestContext,
+/** Whoever starts it ends it. */
+export const spawnProcess = (
   command: string,
   args: readonly string[],
-  options: ProcessOptions = {},
+  options: ProcessOptions & {
+    /** Its standard input stays open until it ends; otherwise it has none. */
+    readonly hasInput?: boolean;
+    /** Of what comes out, at least so many characters are kept. Default: all of them. */
+    readonly keptCharacters?: number;
+  } = {},
 ): StartedProcess => {
+  const { keptCharacters = Infinity } = options;
   const child = spawn(command, args, {
     cwd: options.cwd,
     env: cleanEnvironment(options.env),
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [options.hasInput ? 'pipe' : 'ignore', 'pipe', 'pipe'],
   });
+  child.stdin?.on('error', () => undefined); // it may end without reading
   let text = '';
   const waiting = new Set<() => void>();
   const add = (chunk: string): void => {
     text += chunk;
+    if (text.length > 2 * keptCharacters) text = text.slice(-keptCharacters);
     for (const check of waiting) check();
   };
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', add);
+  for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', add);
   const exited = new Promise<Exit>((resolve, reject) => {
     child.on('error', reject);
     child.on('close', (code, signal) => resolve({ code, signal }));
@@ -75,10 +83,6 @@ export const startProcess = (
     }
     return exited;
   };
-  t.after(async () => {
-    await stop().catch(() => undefined); // could not be started: nothing to stop
-  });
-
   return {
     child,
     output: () => text,
@@ -108,6 +112,20 @@ export const startProcess = (
         check();
       }),
   };
+};
+
+/** It is gone when the test is. */
+export const startProcess = (
+  t: TestContext,
+  command: string,
+  args: readonly string[],
+  options: ProcessOptions = {},
+): StartedProcess => {
+  const started = spawnProcess(command, args, options);
+  t.after(async () => {
+    await started.stop().catch(() => undefined); // could not be started: nothing to stop
+  });
+  return started;
 };
 
 export interface Finished {

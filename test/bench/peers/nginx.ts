@@ -2,7 +2,8 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Namespace } from '../../support/namespaces.ts';
-import { type Program, startProgram } from './program.ts';
+import type { Program } from '../program.ts';
+import { startProgram } from './program.ts';
 import { EDGE_ADDRESS, hostOf, type Service, SERVICES, TLS_PORT_DISTANCE } from './topology.ts';
 
 export interface Certificate {

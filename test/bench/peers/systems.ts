@@ -5,7 +5,8 @@ import { spawnSync } from 'node:child_process';
 import type { Namespace } from '../../support/namespaces.ts';
 import { cleanEnvironment } from '../../support/processes.ts';
 import { type Certificate, edgeConfig, startNginx } from './nginx.ts';
-import { type Program, runProgram, startProgram } from './program.ts';
+import type { Program } from '../program.ts';
+import { runProgram, startProgram } from './program.ts';
 import {
   DIRECT_HOST,
   DOMAIN,
