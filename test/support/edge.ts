@@ -2,6 +2,7 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Socket } from 'node:net';
 import { connect as connectTls, type ConnectionOptions, type TLSSocket } from 'node:tls';
 import { pino } from 'pino';
 import { loadCertificates } from '../../gateway/src/edge/certificates.ts';
@@ -46,6 +47,7 @@ export interface EdgeTestOptions {
   readonly forwarder?: Partial<EdgeForwarder>;
   readonly handlers?: EdgeDeps['handlers'];
   readonly publicPorts?: readonly number[];
+  readonly proxies?: EdgeDeps['proxies'];
 }
 
 /** Reads the body and answers 200 with what the forwarder was given. */
@@ -79,6 +81,7 @@ export const startEdge = async (options: EdgeTestOptions = {}): Promise<EdgeUnde
     clock,
     log: pino({ level: 'silent' }),
     limits: { ...GATEWAY_LIMITS, ...options.limits },
+    ...(options.proxies ? { proxies: options.proxies } : {}),
     publicPorts: () => new Set(options.publicPorts ?? [443]),
     publicPort: () => 443,
     handlers: options.handlers ?? { apex: notFound, api: notFound },
@@ -137,7 +140,7 @@ export const startEdge = async (options: EdgeTestOptions = {}): Promise<EdgeUnde
 };
 
 /** Everything a socket gives until its end. */
-export const readAll = async (socket: TLSSocket): Promise<string> => {
+export const readAll = async (socket: Socket): Promise<string> => {
   const chunks: Buffer[] = [];
   socket.on('data', (chunk: Buffer) => chunks.push(chunk));
   await new Promise<void>((resolve) => {

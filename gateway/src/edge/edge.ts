@@ -286,8 +286,8 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       listen(
         address,
         (socket) => {
-          socket.once('close', wakeIfIdle);
           arrivals.take(socket, { plain: false }, () => tls.accept(socket));
+          socket.once('close', wakeIfIdle);
         },
         ({ port }) => ownPorts.add(port),
       ),
@@ -295,12 +295,12 @@ export const createEdge = (deps: EdgeDeps): Edge => {
       listen(
         address,
         (socket) => {
-          socket.once('close', wakeIfIdle);
           arrivals.take(socket, { plain: true }, ({ isHttp2, isHttps }) => {
             if (closed) socket.destroy();
             else if (isHttps || counter.peerOf(socket).isProxy) clients.servePlain(socket, { isHttp2, isHttps });
             else plain.serve(socket);
           });
+          socket.once('close', wakeIfIdle);
         },
         () => {},
       ),
