@@ -144,9 +144,10 @@ export class LegClosedError extends Error {
 
 /**
  * `no_http2`: TLS came up without HTTP/2. `refused`: what answered there did not take the tunnel (its status is in the
- * message). `not_available`: this machine lacks what the transport needs.
+ * message). `not_available`: this machine lacks what the transport needs. `turned_away`: the connection was made, and the
+ * peer ended it before the handshake without a word, as one does that has too many of them.
  */
-export type TransportFailure = 'no_http2' | 'refused' | 'not_available';
+export type TransportFailure = 'no_http2' | 'refused' | 'not_available' | 'turned_away';
 
 /** A connection could not be made, or was lost, below the protocol. */
 export class TransportError extends Error {

@@ -5,6 +5,7 @@ import { after, before, describe, it } from 'node:test';
 import { createKey, type IdentityKey } from '../../shared/src/identity/keys.ts';
 import { signMembership, type Authority } from '../../shared/src/identity/membership.ts';
 import { createControlStream } from '../../shared/src/protocol/control-stream.ts';
+import { dialLeg } from '../../shared/src/protocol/handshake.ts';
 import type { Connection } from '../../shared/src/transport/connection.ts';
 import { createQuicDialer, type QuicDialer } from '../../shared/src/transport/quic.ts';
 import { systemClock, type Clock } from '../../shared/src/clock.ts';
@@ -172,9 +173,17 @@ describe('before welcome', () => {
   it('turns away what is beyond the cap of an address, and lets go of the places again', async () => {
     const idle = await Promise.all(Array.from({ length: PER_ADDRESS }, () => dial(createKey())));
     await until(async () => /unauthenticated_connections 4$/m.test(await (await gateway.internal('/metrics')).text()));
-    const beyond = await dial(createKey());
-    const end = await beyond.closed;
-    assert.equal(end.by, 'remote');
+    const beyond = dialLeg(
+      await dial(createKey()),
+      {
+        clock: systemClock,
+        membership: () => 'none',
+        verify: () => Promise.reject(new Error('nothing was said that could be verified')),
+        hello: { instance: 'beyond', instanceStartedAt: 0, agent: 'test' },
+      },
+      { signal: never },
+    );
+    await assert.rejects(beyond, { name: 'TransportError', by: 'remote', code: 'turned_away' });
     await gateway.waitFor((line) => line['cap'] === 'unauthenticatedLegsPerAddress');
     await quietIsServed();
     await Promise.all(idle.map((connection) => connection.closed));

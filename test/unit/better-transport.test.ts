@@ -38,6 +38,7 @@ const start = () => {
   const race = createTransportRace(
     {
       clock,
+      random: () => 0.5,
       async dial(_gateway, transport, { signal }) {
         if (!works[transport]) {
           if (transport !== 'quic') throw new TransportError('refused');

@@ -38,6 +38,7 @@ const start = (transports: readonly Transport[] = TRANSPORTS) => {
   const race = createTransportRace(
     {
       clock,
+      random: () => 0.5,
       dial: (_gateway, transport, { signal, replaces }) =>
         new Promise((resolve, reject) => {
           signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
@@ -126,6 +127,7 @@ describe('race of transports', () => {
     const race = createTransportRace(
       {
         clock,
+        random: () => 0.5,
         dial: async (_gateway, transport) => {
           const made = await makeLegEnds('gw', transport);
           legs.push(made);
@@ -161,6 +163,21 @@ describe('race of transports', () => {
     ]);
     await advanceInSteps(world.clock, RACE_LIMITS.againMs, 250);
     assert.equal(world.dials.length, 4);
+    await world.dial('quic').connect();
+    assert.equal((await world.result).reason, 'first');
+  });
+
+  it('stays with QUIC for its head start where a gateway that is busy turned it away', async () => {
+    const world = start();
+    await settle();
+    await world.dial('quic').fail(new TransportError('ended', { code: 'turned_away' }));
+    await advanceInSteps(world.clock, RACE_LIMITS.againMs, 250);
+    assert.deepEqual(world.times(), [
+      ['quic', 0],
+      ['quic', RACE_LIMITS.againMs],
+    ]);
+    await advanceInSteps(world.clock, RACE_LIMITS.headStartMs - RACE_LIMITS.againMs, 250);
+    assert.deepEqual(world.times().at(-1), ['webtransport', RACE_LIMITS.headStartMs]);
     await world.dial('quic').connect();
     assert.equal((await world.result).reason, 'first');
   });

@@ -108,7 +108,7 @@ export const startRunner = (context: RunnerContext): Running => {
     random: Math.random,
     log,
     transports,
-    dial: createTransportRace({ clock, dial: dialLeg }, { transports }),
+    dial: createTransportRace({ clock, random: Math.random, dial: dialLeg }, { transports }),
     attach: (leg, onDrain) => {
       leg.attach({
         onStream: (stream) => dialer.handle(stream),

@@ -22,9 +22,11 @@ export interface RaceLimits {
   readonly lastResortMs: number;
   /** Until QUIC is dialled again after it has failed, ms, while others are being tried. */
   readonly againMs: number;
+  /** Share of {@link againMs} by which it is shorter or longer: those that a gateway turned away do not meet again. */
+  readonly againJitter: number;
 }
 
-export const RACE_LIMITS: RaceLimits = { headStartMs: 2_500, lastResortMs: 2_500, againMs: 1_000 };
+export const RACE_LIMITS: RaceLimits = { headStartMs: 2_500, lastResortMs: 2_500, againMs: 1_000, againJitter: 0.5 };
 
 /** A leg on standby, and why it has its transport. */
 export interface DialledLeg {
@@ -61,10 +63,10 @@ const isFinal = (error: unknown): boolean =>
   error instanceof RefusedError && error.by === 'remote' && error.code !== 'inspected_tls';
 
 export const createTransportRace = (
-  deps: { readonly clock: Clock; readonly dial: DialLeg },
+  deps: { readonly clock: Clock; readonly random: () => number; readonly dial: DialLeg },
   options: { readonly transports: readonly Transport[]; readonly limits?: Partial<RaceLimits> },
 ): DialGateway => {
-  const { clock, dial } = deps;
+  const { clock, random, dial } = deps;
   const limits = { ...RACE_LIMITS, ...options.limits };
   const isConfigured = options.transports.length === 1;
 
@@ -122,6 +124,8 @@ export const createTransportRace = (
         runner.error ??= error;
         if (held && !mayYetComeUp('webtransport')) return win(held, 'websocket');
         if (runners.every((each) => each.error !== undefined)) return giveUp(failureOf(gateway, runners));
+        // The way is open, and the gateway only busy: many runners behind one address may all have lost their legs.
+        if (error instanceof TransportError && error.code === 'turned_away') return;
         // The one behind it need not wait.
         if (!runners[runners.indexOf(runner) + 1]?.started) startNext();
       };
@@ -135,7 +139,8 @@ export const createTransportRace = (
             onError(error as Error, runner);
           }
           if (settled || runner.transport !== 'quic') return;
-          await delay(clock, limits.againMs, either);
+          const jitter = limits.againJitter * (2 * random() - 1);
+          await delay(clock, limits.againMs * (1 + jitter), either);
         }
       };
       const startNext = (): void => {

@@ -62,6 +62,8 @@ export interface DialDeps extends HandshakeDeps {
 
 const nonce = (): string => randomBytes(32).toString('base64url');
 
+const TURNED_AWAY = 'the other side ended the connection before the handshake; it may have too many of them';
+
 /** What a `goodbye` before `welcome` means for who receives it. */
 const refusedBy = (message: MessageOf<'goodbye'>): Error =>
   isRefusal(message.code)
@@ -93,6 +95,7 @@ const underLimits = async (
   steps: (control: (stream: ControlStream) => void, heard: () => void) => Promise<Leg>,
 ): Promise<Leg> => {
   let control: ControlStream | undefined;
+  let isHeard = false;
   let fail: (error: Error) => void = () => {};
   const failed = new Promise<never>((_, reject) => {
     fail = reject;
@@ -107,7 +110,13 @@ const underLimits = async (
   void connection.closed.then((end) =>
     fail(new TransportError('the connection ended during the handshake', { by: end.by, cause: end.error })),
   );
-  const running = steps((stream) => (control = stream), cancelHello);
+  const running = steps(
+    (stream) => (control = stream),
+    () => {
+      isHeard = true;
+      cancelHello();
+    },
+  );
   running.catch(() => {});
   try {
     return await Promise.race([running, failed]);
@@ -115,6 +124,11 @@ const underLimits = async (
     const reason: unknown =
       signal.aborted && !(error instanceof RefusedError) ? new LegClosedError('closed', 'local') : error;
     await refuse(connection, control, clock, limits, reason);
+    if (!isHeard && error instanceof TransportError) {
+      // Whether a stream or the connection tells first is chance.
+      const { by, error: fault } = await connection.closed;
+      if (by === 'remote' && !fault) throw new TransportError(TURNED_AWAY, { code: 'turned_away', cause: error });
+    }
     throw error;
   } finally {
     cancelHello();
