@@ -2,10 +2,9 @@
 /** What `npm start` prints, in a real browser: the sample login from end to end, and the live log. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { chromium } from 'playwright-core';
+import { launchBrowser } from '../support/browser.ts';
 import { freePorts, startDemo, urlOf } from '../support/demo.ts';
 import { temporaryDirectory } from '../support/programs.ts';
-import { findChromium } from '../support/system-packages.ts';
 
 /** For anything the browser is waited for, ms. */
 const BROWSER_TIMEOUT_MS = 30_000;
@@ -15,9 +14,7 @@ test('the sample login and the log viewer of npm start', async (t) => {
   const url = await urlOf(demo);
   const [, loginUrl = ''] = await demo.waitForOutput(/Sign in (https:\S+)/);
   const [, viewerUrl = ''] = await demo.waitForOutput(/Log +(https:\S+)/);
-  const executablePath = findChromium();
-  assert.ok(executablePath, 'no Chromium');
-  const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+  const browser = await launchBrowser();
   t.after(() => browser.close());
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   context.setDefaultTimeout(BROWSER_TIMEOUT_MS);

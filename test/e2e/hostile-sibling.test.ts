@@ -8,7 +8,8 @@ import assert from 'node:assert/strict';
 import type { RequestListener } from 'node:http';
 import { join } from 'node:path';
 import { after, before, test, type TestContext } from 'node:test';
-import { chromium, type Browser, type BrowserContext, type Page } from 'playwright-core';
+import type { Browser, BrowserContext, Page } from 'playwright-core';
+import { launchBrowser } from '../support/browser.ts';
 import { portHost, startTestGateway, uniqueName } from '../support/gateway.ts';
 import {
   createCredentials,
@@ -17,7 +18,6 @@ import {
   type WatchfulUpstream,
 } from '../support/port-access.ts';
 import { startTestRunner, startUpstream } from '../support/runner.ts';
-import { findChromium } from '../support/system-packages.ts';
 import { during } from '../support/whole-way.ts';
 
 /** For anything the browser is waited for, ms. */
@@ -25,9 +25,7 @@ const BROWSER_TIMEOUT_MS = 60_000;
 
 let browser: Browser;
 before(async () => {
-  const executablePath = findChromium();
-  assert.ok(executablePath, 'no Chromium');
-  browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+  browser = await launchBrowser();
 });
 after(() => browser.close());
 

@@ -11,15 +11,15 @@ import type { AddressInfo } from 'node:net';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { after, before, test, type TestContext } from 'node:test';
-import { chromium, type Browser, type Page } from 'playwright-core';
+import type { Browser, Page } from 'playwright-core';
 import { createSampleScm } from '../../deploy/demo/sample-scm.ts';
 import { GATEWAY_LIMITS, type GatewayLimits } from '../../gateway/src/limits.ts';
+import { launchBrowser } from '../support/browser.ts';
 import { DOMAIN, startTestGateway, type TestGateway } from '../support/gateway.ts';
 import type { LoginRunnerSettings } from '../support/login-runner.ts';
 import { startTestRunner, startUpstream } from '../support/runner.ts';
 import { startProcess, type StartedProcess } from '../support/processes.ts';
 import { temporaryDirectory } from '../support/programs.ts';
-import { findChromium } from '../support/system-packages.ts';
 
 const LOGIN_RUNNER = resolve(import.meta.dirname, '../support/login-runner.ts');
 /** For anything the browser is waited for, ms. */
@@ -31,9 +31,7 @@ const SHORT_WAIT_MS = 1_000;
 
 let browser: Browser;
 before(async () => {
-  const executablePath = findChromium();
-  assert.ok(executablePath, 'no Chromium');
-  browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+  browser = await launchBrowser();
 });
 after(() => browser.close());
 

@@ -3,21 +3,19 @@
 import assert from 'node:assert/strict';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { after, before, test, type TestContext } from 'node:test';
-import { chromium, type Browser, type BrowserContext, type Page } from 'playwright-core';
+import type { Browser, BrowserContext, Page } from 'playwright-core';
 import { WebSocketServer } from 'ws';
 import { MAX_REDIRECTS } from '../../gateway/src/access/sign-in/chain.ts';
+import { launchBrowser } from '../support/browser.ts';
 import { startUpstream, type TestUpstream } from '../support/runner.ts';
 import { startSignInWorld, type SignInWorld, type SignInWorldOptions } from '../support/sign-in-world.ts';
-import { findChromium } from '../support/system-packages.ts';
 
 /** For anything the browser is waited for, ms. */
 const BROWSER_TIMEOUT_MS = 30_000;
 
 let browser: Browser;
 before(async () => {
-  const executablePath = findChromium();
-  assert.ok(executablePath, 'no Chromium');
-  browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+  browser = await launchBrowser();
 });
 after(() => browser.close());
 

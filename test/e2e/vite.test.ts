@@ -9,10 +9,10 @@ import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { chromium, type Browser, type Page, type WebSocket } from 'playwright-core';
+import type { Browser, Page, WebSocket } from 'playwright-core';
+import { launchBrowser } from '../support/browser.ts';
 import { startProcess } from '../support/processes.ts';
 import { startGatewayProgram, startTunnelClientProgram, temporaryDirectory } from '../support/programs.ts';
-import { findChromium } from '../support/system-packages.ts';
 
 const VITE = resolve(import.meta.dirname, '../../node_modules/vite/bin/vite.js');
 const DOMAIN = 'gateway.test';
@@ -51,12 +51,7 @@ const startVite = async (t: TestContext, server: Readonly<Record<string, unknown
 };
 
 const startBrowser = async (t: TestContext): Promise<Browser> => {
-  const executablePath = findChromium();
-  assert.ok(executablePath, 'no Chromium');
-  const browser = await chromium.launch({
-    executablePath,
-    args: ['--no-sandbox', '--ignore-certificate-errors', `--host-resolver-rules=MAP *.${DOMAIN} 127.0.0.1`],
-  });
+  const browser = await launchBrowser('--ignore-certificate-errors', `--host-resolver-rules=MAP *.${DOMAIN} 127.0.0.1`);
   t.after(() => browser.close());
   return browser;
 };

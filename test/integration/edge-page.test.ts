@@ -3,9 +3,9 @@
 import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
 import { after, before, test } from 'node:test';
-import { chromium, type Browser, type BrowserContextOptions, type Page } from 'playwright-core';
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
+import { launchBrowser } from '../support/browser.ts';
 import { startEdge, type EdgeUnderTest } from '../support/edge.ts';
-import { findChromium } from '../support/system-packages.ts';
 
 let browser: Browser;
 let edge: EdgeUnderTest;
@@ -21,9 +21,7 @@ before(async () => {
       },
     },
   });
-  const executablePath = findChromium();
-  assert.ok(executablePath);
-  browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+  browser = await launchBrowser();
 });
 after(async () => {
   await browser.close();

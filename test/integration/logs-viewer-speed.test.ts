@@ -2,9 +2,9 @@
 /** A log of 100,000 lines in the viewer: soon there, and never in the way of a finger. Measured in a real browser. */
 import assert from 'node:assert/strict';
 import { after, before, test, type TestContext } from 'node:test';
-import { chromium, type Browser, type Page } from 'playwright-core';
+import type { Browser, Page } from 'playwright-core';
+import { launchBrowser } from '../support/browser.ts';
 import { createLogsWorld, type LogsWorld } from '../support/logs-world.ts';
-import { findChromium } from '../support/system-packages.ts';
 
 const LINES = 100_000;
 /** From the navigation to the first lines on the screen, ms. */
@@ -31,9 +31,7 @@ before(async () => {
   world = await createLogsWorld({
     log: `${Array.from({ length: LINES }, (_, index) => makeLine(index)).join('\n')}\n`,
   });
-  const executablePath = findChromium();
-  assert.ok(executablePath);
-  browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+  browser = await launchBrowser();
 });
 after(async () => {
   await browser.close();

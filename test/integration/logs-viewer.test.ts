@@ -3,10 +3,10 @@
 import assert from 'node:assert/strict';
 import { appendFile, readFile, truncate, writeFile } from 'node:fs/promises';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { chromium, type Browser, type BrowserContextOptions, type Page } from 'playwright-core';
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 import { LOGS_COOKIE } from '../../gateway/src/access/log-access.ts';
+import { launchBrowser } from '../support/browser.ts';
 import { createLogsWorld, LOGS_HOST, type LogsWorld } from '../support/logs-world.ts';
-import { findChromium } from '../support/system-packages.ts';
 
 const numbered = (from: number, count: number): string =>
   Array.from({ length: count }, (_, index) => `line ${from + index}\n`).join('');
@@ -15,9 +15,7 @@ let world: LogsWorld;
 let browser: Browser;
 before(async () => {
   world = await createLogsWorld();
-  const executablePath = findChromium();
-  assert.ok(executablePath);
-  browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+  browser = await launchBrowser();
 });
 after(async () => {
   await browser.close();

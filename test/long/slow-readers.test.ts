@@ -1,31 +1,4 @@
-/** 64 bodies of 1 GiB that nobody takes, on one leg. */
-import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
-import { assertBounded } from '../bench/stall-limits.ts';
-import { measureStall } from '../bench/stalled.ts';
-import { startWorld } from '../bench/world.ts';
+/** Streams that nobody reads, very many of them beside others that keep their speed. */
+import { describeSlowReaders } from '../support/slow-readers.ts';
 
-const MIB = 1 << 20;
-const STREAMS = 64;
-/** Of the speed on an idle leg, in the same run. */
-const SPEED_RATIO = 0.8;
-
-const skip = process.platform !== 'linux' && 'reads memory and sockets from /proc';
-
-describe('slow readers', { skip }, () => {
-  for (const direction of ['download', 'upload'] as const) {
-    it(`${STREAMS} stalled ${direction}s stay small, and others keep their speed`, async (t) => {
-      const world = await startWorld({ environments: ['slow', 'other'] });
-      t.after(() => world.stop());
-      const result = await measureStall(world, {
-        direction,
-        streams: STREAMS,
-        bytes: 1_024 * MIB,
-        speedBytes: 128 * MIB,
-      });
-      t.diagnostic(JSON.stringify(result));
-      assertBounded(result, STREAMS);
-      assert.ok(result.speedRatio >= SPEED_RATIO, `a download beside them is slow: ${JSON.stringify(result)}`);
-    });
-  }
-});
+describeSlowReaders({ streams: 64, speedBytes: 128 << 20, speedRatio: 0.8 });
