@@ -132,5 +132,18 @@ export default defineConfig(
       ),
     },
   },
+  {
+    files: ['tunnel-client/src/inspector/page/*.js'],
+    languageOptions: {
+      globals: Object.fromEntries(
+        (
+          'document location localStorage fetch addEventListener AbortController TextDecoderStream TextEncoder atob ' +
+          'requestAnimationFrame setTimeout clearTimeout'
+        )
+          .split(' ')
+          .map((name) => [name, 'readonly']),
+      ),
+    },
+  },
   { files: ['*.js'], languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly' } } },
 );

@@ -2,18 +2,14 @@
 /** The dashboard in a real browser, with a real gateway, runner and traffic behind it; and what it refuses. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { chromium, type Browser, type BrowserContextOptions, type Page } from 'playwright-core';
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
+import { launchBrowser } from '../support/browser.ts';
 import { createManualClock } from '../support/manual-clock.ts';
 import { createRunnerEvents, MAX_EVENTS } from '../../gateway/src/observability/dashboard/runner-events.ts';
-import {
-  createDashboardSessions,
-  SESSION_HEADER,
-  SESSION_LIFETIME_MS,
-} from '../../gateway/src/observability/dashboard/session.ts';
+import { createPageSessions, SESSION_LIFETIME_MS } from '../../shared/src/identity/page-session.ts';
 import { createTraffic, MAX_SAMPLES, SAMPLE_INTERVAL_MS } from '../../gateway/src/observability/dashboard/traffic.ts';
 import { portHost, startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startTestRunner, startUpstream, until, type TestRunner, type TestUpstream } from '../support/runner.ts';
-import { findChromium } from '../support/system-packages.ts';
 
 const ENVIRONMENT = 'shop';
 /** Beside the one that is connected. */
@@ -42,9 +38,7 @@ describe('the dashboard', () => {
     const { internal } = gateway.gateway.addresses;
     assert.ok(internal.kind === 'tcp');
     origin = `http://127.0.0.1:${internal.port}`;
-    const executablePath = findChromium();
-    assert.ok(executablePath);
-    browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+    browser = await launchBrowser();
   });
   after(async () => {
     await browser?.close();
@@ -186,11 +180,11 @@ describe('the dashboard', () => {
     assert.ok(!cookie.includes(gateway.internalToken) && !key.includes(gateway.internalToken));
     const status = async (headers: Record<string, string>, path = '/dashboard/overview', method = 'GET') =>
       (await fetch(`${origin}${path}`, { method, headers })).status;
-    const both = { cookie, [SESSION_HEADER]: key };
+    const both = { cookie, 'gateway-dashboard-key': key };
     assert.equal(await status(both), 200);
     assert.equal(await status({ authorization: `Bearer ${gateway.internalToken}` }), 200);
     const other = `gateway_dashboard_1=${cookie.split('=')[1]}`;
-    for (const headers of [{}, { cookie }, { [SESSION_HEADER]: key }, { ...both, cookie: other }]) {
+    for (const headers of [{}, { cookie }, { 'gateway-dashboard-key': key }, { ...both, cookie: other }]) {
       assert.equal(await status(headers as Record<string, string>), 401);
       for (const path of ['/dashboard/revoke', '/dashboard/block']) {
         assert.equal(await status(headers as Record<string, string>, path, 'POST'), 401);
@@ -229,13 +223,17 @@ describe('what the dashboard keeps', () => {
 
   it('is a session that ends by time and with the token', async () => {
     const clock = createManualClock();
-    const sessions = createDashboardSessions({ clock, token: 'a' });
+    const sessions = createPageSessions({ clock, token: 'a' }, { name: 'page' });
     const { setCookie, key } = sessions.open(9_090);
     const cookie = `theirs=1; ${setCookie.split(';', 1)[0]}`;
     assert.ok(sessions.isOpen({ cookie, key }, 9_090));
     assert.ok(!sessions.isOpen({ cookie, key }, 9_091));
     assert.ok(!sessions.isOpen({ cookie, key: key.slice(1) }, 9_090));
-    assert.ok(!createDashboardSessions({ clock, token: 'b' }).isOpen({ cookie, key }, 9_090));
+    assert.ok(!createPageSessions({ clock, token: 'b' }, { name: 'page' }).isOpen({ cookie, key }, 9_090));
+    // That of another page is no session here, whatever its cookie is called.
+    const other = createPageSessions({ clock, token: 'a' }, { name: 'other' }).open(9_090);
+    const renamed = other.setCookie.split(';', 1)[0]?.replace('other', 'page');
+    assert.ok(renamed && !sessions.isOpen({ cookie: renamed, key: other.key }, 9_090));
     // Nobody can give a session more time.
     assert.ok(!sessions.isOpen({ cookie: cookie.replace(/_9090=\d/, '_9090=9'), key }, 9_090));
     await clock.advance(SESSION_LIFETIME_MS);

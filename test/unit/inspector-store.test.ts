@@ -136,9 +136,9 @@ describe('inspector: what is kept', () => {
     const { store, clock } = start();
     const sink = store.sink(target('a'));
     const done = sink.begin(GET, ['Authorization', 'Bearer s3cr3t']);
-    clock.advance(20);
+    await clock.advance(20);
     done.responseHead(OK, ['Set-Cookie', 'a=s3cr3t', 'Content-Type', 'text/plain']);
-    clock.advance(30);
+    await clock.advance(30);
     done.end([]);
     done.closed();
     const cut = sink.begin({ ...GET, target: '/?code=s3cr3t' }, []);

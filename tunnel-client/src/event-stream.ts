@@ -9,24 +9,54 @@ const MAX_WAITING_BYTES = 1 << 20;
 /** A comment is sent as often, ms, so that both ends notice when the other is gone. */
 const HEARTBEAT_MS = 15_000;
 
+export interface EventSubscribers {
+  /** Answers with a stream of events. Returns what sends one to it alone; undefined: there are too many, 503. */
+  add(response: ServerResponse): ((event: string, data: unknown) => void) | undefined;
+  publish(event: string, data: unknown): void;
+  close(): void;
+}
+
+const formatEvent = (event: string, data: unknown): string => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+
+export const createEventSubscribers = (): EventSubscribers => {
+  const subscribers = new Set<ServerResponse>();
+  const write = (response: ServerResponse, text: string): void => {
+    if (response.writableLength > MAX_WAITING_BYTES) return void response.destroy();
+    response.write(text);
+  };
+  const heartbeat = setInterval(() => {
+    for (const response of subscribers) write(response, ': still here\n\n');
+  }, HEARTBEAT_MS).unref();
+  return {
+    add(response) {
+      if (subscribers.size >= MAX_SUBSCRIBERS) {
+        response.writeHead(503, { 'retry-after': '5' }).end();
+        return undefined;
+      }
+      subscribers.add(response);
+      response.once('close', () => subscribers.delete(response));
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      return (event, data) => write(response, formatEvent(event, data));
+    },
+    publish(event, data) {
+      const text = formatEvent(event, data);
+      for (const response of subscribers) write(response, text);
+    },
+    close() {
+      clearInterval(heartbeat);
+      for (const response of subscribers) response.end();
+    },
+  };
+};
+
 export interface EventStream {
   subscribe(response: ServerResponse): void;
   close(): void;
 }
 
 export const createEventStream = (client: RunnerClient): EventStream => {
-  const subscribers = new Set<ServerResponse>();
-
-  const write = (response: ServerResponse, text: string): void => {
-    if (response.writableLength > MAX_WAITING_BYTES) return void response.destroy();
-    response.write(text);
-  };
-  const format = (event: string, data: unknown): string => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
-  const publish = (event: string, data: unknown): void => {
-    const text = format(event, data);
-    for (const response of subscribers) write(response, text);
-  };
-
+  const subscribers = createEventSubscribers();
+  const { publish } = subscribers;
   const onLeg = (event: unknown): void => publish('leg', event);
   const onState = (state: unknown): void => publish('state', { state });
   const onEnvironment = (event: unknown): void => publish('environment', event);
@@ -35,29 +65,18 @@ export const createEventStream = (client: RunnerClient): EventStream => {
   client.on('state', onState);
   client.on('environment', onEnvironment);
   client.on('error', onError);
-  const heartbeat = setInterval(() => {
-    for (const response of subscribers) write(response, ': still here\n\n');
-  }, HEARTBEAT_MS).unref();
 
   return {
     subscribe(response) {
-      if (subscribers.size >= MAX_SUBSCRIBERS) {
-        response.writeHead(503, { 'retry-after': '5' }).end();
-        return;
-      }
-      subscribers.add(response);
-      response.once('close', () => subscribers.delete(response));
-      response.writeHead(200, { 'content-type': 'text/event-stream' });
       // Everything that happened before; from here on nothing is missed.
-      response.write(format('status', client.status()));
+      subscribers.add(response)?.('status', client.status());
     },
     close() {
-      clearInterval(heartbeat);
       client.off('leg', onLeg);
       client.off('state', onState);
       client.off('environment', onEnvironment);
       client.off('error', onError);
-      for (const response of subscribers) response.end();
+      subscribers.close();
     },
   };
 };

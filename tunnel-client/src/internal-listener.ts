@@ -6,6 +6,7 @@
  *     GET /status                         what `status()` says
  *     GET /gateway                        which gateway, and what was measured; POST /gateway/reselect measures again
  *     GET /events                         server-sent events: status, state, leg, environment, error
+ *     GET /inspector  /v1/inspector/…     the last requests, where the option is on: `inspector/inspector-routes.ts`
  *
  * All but the first line need the token of `<stateDir>/internal.token` or a Unix socket. An environment of the same
  * machine, and a web page in a browser on it, can reach the address too: so a Host that is not the listener's and a
@@ -16,6 +17,7 @@ import { chmod, lstat, unlink } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import * as z from 'zod';
+import { systemClock } from '../../shared/src/clock.ts';
 import { isAuthorized } from '../../shared/src/identity/internal-token.ts';
 import { describeError } from '../../shared/src/errors.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
@@ -23,13 +25,13 @@ import type { EnvironmentInput, RunnerClient } from './client.ts';
 import type { InternalAddress } from './config.ts';
 import { machineAddresses } from './ip-address.ts';
 import type { Logger } from './logger.ts';
+import { createInspectorRoutes } from './inspector/inspector-routes.ts';
+import { HttpProblem, readBody, sendJson, sendText } from './internal-http.ts';
 import { renderMetrics } from './metrics.ts';
 import { zodProblems } from './problems.ts';
 import { createEventStream } from './event-stream.ts';
 import type { GatewayStatus } from './status.ts';
 
-/** Largest body of a PUT, bytes: 1,000 environments of 4 KiB. Beyond it 413. */
-const MAX_BODY_BYTES = 4 << 20;
 /** Connections at once; who watches is a handful. Beyond it they are closed. */
 const MAX_CONNECTIONS = 128;
 /** For the head of a request, and for all of it, ms. */
@@ -49,50 +51,11 @@ export interface InternalListenerDeps {
   readonly log: Logger;
 }
 
-class HttpProblem extends Error {
-  override readonly name = 'HttpProblem';
-  readonly status: number;
-  readonly code: string;
-  readonly problems: unknown;
-  constructor(status: number, code: string, message: string, problems?: unknown) {
-    super(message);
-    this.status = status;
-    this.code = code;
-    this.problems = problems;
-  }
-}
-
-const sendJson = (response: ServerResponse, status: number, body: unknown): void => {
-  const text = `${JSON.stringify(body, null, 2)}\n`;
-  response
-    .writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) })
-    .end(text);
-};
-const sendText = (response: ServerResponse, status: number, text: string, type = 'text/plain; charset=utf-8'): void => {
-  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(text) }).end(text);
-};
-
 /** Values of `Host` that mean this listener. */
 const ownAuthorities = (bound: AddressInfo): ReadonlySet<string> => {
   const isWildcard = bound.address === '::' || bound.address === '0.0.0.0';
   const hosts = isWildcard ? machineAddresses() : [bound.address];
   return new Set(['localhost', ...hosts].map((host) => formatHostPort(host, bound.port).toLowerCase()));
-};
-
-const readBody = async (request: IncomingMessage): Promise<unknown> => {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > MAX_BODY_BYTES)
-      throw new HttpProblem(413, 'too_large', `the body has more than ${MAX_BODY_BYTES} bytes`);
-    chunks.push(chunk);
-  }
-  try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
-  } catch {
-    throw new HttpProblem(400, 'invalid', 'the body is not JSON');
-  }
 };
 
 const commandLog = z.object({ logs: z.object({ command: z.unknown().refine((value) => value !== undefined) }) });
@@ -148,6 +111,7 @@ export const listenInternal = async (
   server.maxConnections = MAX_CONNECTIONS;
   const bound = await listen(server, address);
   const events = createEventStream(client);
+  const inspector = createInspectorRoutes({ inspector: client.inspector, clock: systemClock, log, token });
 
   const guard = (request: IncomingMessage): void => {
     if (bound && !ownAuthorities(bound).has((request.headers.host ?? '').toLowerCase())) {
@@ -169,7 +133,7 @@ export const listenInternal = async (
 
   const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     guard(request);
-    const path = (request.url ?? '/').split('?', 1)[0];
+    const [path = '/'] = (request.url ?? '/').split('?', 1);
     const method = request.method === 'HEAD' ? 'GET' : request.method;
     const route = `${method} ${path}`;
     if (route === 'GET /livez') return sendText(response, 200, 'ok\n');
@@ -179,6 +143,10 @@ export const listenInternal = async (
     }
     if (route === 'GET /metrics') {
       return sendText(response, 200, renderMetrics(client.status()), 'text/plain; version=0.0.4; charset=utf-8');
+    }
+    if (inspector.owns(path)) {
+      if (!inspector.isAllowed(request, path)) authorize(request);
+      return inspector.answer(request, response, path);
     }
     authorize(request);
     if (route === 'GET /status') return sendJson(response, 200, client.status());
@@ -191,7 +159,7 @@ export const listenInternal = async (
     if (path === '/environments' && (method === 'GET' || method === 'PUT')) {
       return sendJson(response, 200, { environments: client.status().environments });
     }
-    const allowed = METHODS[path ?? ''];
+    const allowed = METHODS[path];
     if (allowed !== undefined) {
       response.setHeader('allow', allowed);
       throw new HttpProblem(405, 'method_not_allowed', 'this method is not allowed here');
@@ -218,6 +186,7 @@ export const listenInternal = async (
   let closing: Promise<void> | undefined;
   const close = async (): Promise<void> => {
     events.close();
+    inspector.close();
     server.close();
     server.closeAllConnections();
     await once(server, 'close');

@@ -75,7 +75,8 @@ const asText = (bytes: Buffer): string | undefined => {
 
 const contentOf = (bytes: Buffer, contentType: string): BodyView['content'] => {
   const boundary = /^multipart\/form-data;.*?\bboundary="?([^";\s]{1,70})/i.exec(contentType)?.[1];
-  const shown = boundary === undefined ? bytes : Buffer.from(redactMultipart(bytes.toString('latin1'), boundary), 'latin1');
+  const shown =
+    boundary === undefined ? bytes : Buffer.from(redactMultipart(bytes.toString('latin1'), boundary), 'latin1');
   const text = asText(shown);
   if (text === undefined) return { kind: 'base64', text: shown.toString('base64') };
   if (/^application\/x-www-form-urlencoded\b/i.test(contentType)) return { kind: 'text', text: redactForm(text) };

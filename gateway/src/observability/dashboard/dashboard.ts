@@ -16,6 +16,7 @@ import type { Clock } from '../../../../shared/src/clock.ts';
 import { RefusedError } from '../../../../shared/src/errors.ts';
 import { isId } from '../../../../shared/src/hostname.ts';
 import { isAuthorized } from '../../../../shared/src/identity/internal-token.ts';
+import { createPageSessions } from '../../../../shared/src/identity/page-session.ts';
 import type { Leg, LegEnd } from '../../../../shared/src/protocol/leg.ts';
 import type { EnvironmentResult } from '../../../../shared/src/protocol/messages.ts';
 import type { Directory } from '../../directory/directory.ts';
@@ -25,7 +26,6 @@ import { buildOverview, describeBindings, stateOf } from './overview.ts';
 import { PAGE_POLICY, readPageFiles } from './page-files.ts';
 import { createRunnerEvents } from './runner-events.ts';
 import { createKnownRunners } from './runners.ts';
-import { createDashboardSessions, SESSION_HEADER } from './session.ts';
 import { createTraffic, SAMPLE_INTERVAL_MS, type TunnelReading } from './traffic.ts';
 
 export interface Dashboard {
@@ -56,6 +56,8 @@ export interface DashboardDeps {
   readonly clock: Clock;
   readonly log: Logger;
 }
+
+const SESSION_HEADER = 'gateway-dashboard-key';
 
 /** Names of refused environments in an event; the log has all. */
 const REFUSED_IN_EVENT = 3;
@@ -179,7 +181,7 @@ export const createDashboard = (deps: DashboardDeps): Dashboard => {
     },
 
     routes(token) {
-      const sessions = createDashboardSessions({ clock, token });
+      const sessions = createPageSessions({ clock, token }, { name: 'gateway_dashboard' });
       return {
         isOpen: ({ method, url }) =>
           method === 'POST' ? url === '/dashboard/session' : (method === 'GET' || method === 'HEAD') && files.has(url),

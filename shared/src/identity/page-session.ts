@@ -5,7 +5,7 @@
  * is kept nowhere, and a new token ends every session.
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import type { Clock } from '../../../../shared/src/clock.ts';
+import type { Clock } from '../clock.ts';
 
 /** A working day: then the token is asked for again. */
 export const SESSION_LIFETIME_MS = 12 * 60 * 60 * 1_000;
@@ -14,23 +14,25 @@ const MAX_COOKIE_CHARACTERS = 8_192;
 /** 128 bits. */
 const ID_BYTES = 16;
 
-export const SESSION_HEADER = 'gateway-dashboard-key';
-/** Gateways at several ports of a machine keep apart. */
-const cookieName = (port: number): string => `gateway_dashboard_${port}`;
-
-export interface DashboardSession {
+export interface PageSession {
   readonly setCookie: string;
   readonly key: string;
 }
 
-export interface DashboardSessions {
-  open(port: number): DashboardSession;
+export interface PageSessions {
+  open(port: number): PageSession;
   isOpen(headers: { readonly cookie?: string | undefined; readonly key: unknown }, port: number): boolean;
 }
 
-export const createDashboardSessions = (deps: { readonly clock: Clock; readonly token: string }): DashboardSessions => {
+/** `name`: of the cookie, and of what the session is good for. */
+export const createPageSessions = (
+  deps: { readonly clock: Clock; readonly token: string },
+  { name }: { readonly name: string },
+): PageSessions => {
   const { clock, token } = deps;
-  const keyOf = (value: string): Buffer => createHmac('sha256', token).update(`dashboard session ${value}`).digest();
+  const keyOf = (value: string): Buffer => createHmac('sha256', token).update(`${name} session ${value}`).digest();
+  // Listeners at several ports of a machine keep apart.
+  const cookieName = (port: number): string => `${name}_${port}`;
   return {
     open(port) {
       const value = `${clock.now() + SESSION_LIFETIME_MS}.${randomBytes(ID_BYTES).toString('base64url')}`;
