@@ -1,4 +1,5 @@
 /** A gateway's life: it starts, listens, drains and ends. What it consists of is joined in `parts.ts`. */
+import { isDeepStrictEqual } from 'node:util';
 import { systemClock, delay, type Clock } from '../../shared/src/clock.ts';
 import { describeError } from '../../shared/src/errors.ts';
 import { loadOrCreateInternalToken } from '../../shared/src/identity/internal-token.ts';
@@ -12,9 +13,15 @@ import { listenError, StartError } from './start-error.ts';
 import { type TunnelRegistry } from './tunnels/registry.ts';
 import { createClosers, type Closers } from './closers.ts';
 import { listenAll } from './listen.ts';
-import { makeParts, type Bound, type GatewayDeps } from './parts.ts';
+import { createLiveConfig, type ConfigChange, type LiveConfig } from './live-config.ts';
+import { makeParts, type Bound, type GatewayDeps, type Parts } from './parts.ts';
 
 export { StartError } from './start-error.ts';
+
+export interface Reloaded extends ConfigChange {
+  /** What cannot be used, a sentence each. */
+  readonly faults: readonly string[];
+}
 
 export interface Gateway {
   readonly id: string;
@@ -28,8 +35,11 @@ export interface Gateway {
   readonly publicPort: number;
   readonly directory: Directory;
   readonly registry: TunnelRegistry;
-  /** Reads the files of the certificates now. */
-  checkCertificates(): ReturnType<LiveCertificates['check']>;
+  /**
+   * Puts in force what can be of another configuration, and reads the files of the certificates. Never rejects: what
+   * cannot be used stays as it was, and is among the faults.
+   */
+  reload(config: GatewayConfig): Promise<Reloaded>;
   /** Drains, then ends. A second call with `drainTimeoutMs: 0` ends a drain that is under way. */
   close(options?: { readonly drainTimeoutMs?: number }): Promise<void>;
 }
@@ -52,6 +62,28 @@ export const startGateway = async (
   }
 };
 
+const takeOver = async (next: GatewayConfig, live: LiveConfig, parts: Parts): Promise<Reloaded> => {
+  const certificates = await parts.certificates.check();
+  const faults = [...certificates.faults];
+  const { signIn } = live.current();
+  let usable = next;
+  if (parts.signIn && next.signIn && !isDeepStrictEqual(next.signIn, signIn)) {
+    try {
+      await parts.signIn.reconfigure(next.signIn);
+    } catch (error) {
+      faults.push(`signIn: ${describeError(error)}`);
+      usable = { ...next, signIn };
+    }
+  }
+  const { applied, needsRestart } = live.take(usable);
+  parts.recheck();
+  return {
+    applied: [...applied, ...certificates.replaced.map((path) => `certificate ${path}`)],
+    needsRestart,
+    faults,
+  };
+};
+
 /** Nobody gets through then, but a gateway that ended for it would only come back to the same. */
 const allExpired = ({ certificates }: LiveCertificates, clock: Clock): string | undefined =>
   certificates.every(({ validTo }) => validTo <= clock.now()) ? 'every certificate has expired' : undefined;
@@ -67,7 +99,8 @@ const start = async (
   const clock = deps.clock ?? systemClock;
   const bound: Bound = { https: [], http: [], quic: [], internal: undefined };
   let notReady: string | undefined = 'starting';
-  const parts = await makeParts(config, deps, clock, bound, closers);
+  const live = createLiveConfig(config);
+  const parts = await makeParts(live, deps, clock, bound, closers);
   const { edge, acceptor, registry, membership, metrics, directory } = parts;
   signal.throwIfAborted();
 
@@ -92,7 +125,7 @@ const start = async (
       metrics,
       status: () => ({
         gateway: { id: membership.gatewayId, upForMs: Math.round(clock.monotonic() - startedAt), notReady },
-        signIn: parts.signIn && { issuer: config.signIn?.issuer, problem: parts.signIn.problem() },
+        signIn: parts.signIn && { issuer: live.current().signIn?.issuer, problem: parts.signIn.problem() },
         listeners: { https: bound.https, http: bound.http, quic: bound.quic.map(({ address }) => address) },
         certificates: parts.certificates.certificates.map((certificate) => ({
           ...certificate,
@@ -153,12 +186,14 @@ const start = async (
     notReady = 'draining';
     metrics.setUp(false);
     // Load balancers notice; everything is still served.
-    await delay(clock, config.drainDelayMs, hurry.signal);
+    await delay(clock, live.current().drainDelayMs, hurry.signal);
     registry.drain(drainTimeoutMs);
     edge.drain();
     const cancel = clock.timer(drainTimeoutMs, () => hurry.abort());
     await edge.idle({ signal: hurry.signal }).finally(cancel);
   };
+  /** One after the other. */
+  let reloading: Promise<unknown> = Promise.resolve();
   let closing: Promise<void> | undefined;
   const close = async (drainTimeoutMs: number): Promise<void> => {
     if (drainTimeoutMs > 0) {
@@ -178,9 +213,13 @@ const start = async (
     publicPort: config.publicPort ?? bound.https[0]?.port ?? 443,
     directory,
     registry,
-    checkCertificates: () => parts.certificates.check(),
+    reload(next) {
+      const done = reloading.then(() => takeOver(next, live, parts));
+      reloading = done;
+      return done;
+    },
     close(options = {}) {
-      const drainTimeoutMs = options.drainTimeoutMs ?? config.drainTimeoutMs;
+      const drainTimeoutMs = options.drainTimeoutMs ?? live.current().drainTimeoutMs;
       if (closing && drainTimeoutMs === 0) hurry.abort();
       closing ??= close(drainTimeoutMs);
       return closing;

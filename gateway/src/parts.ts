@@ -16,7 +16,7 @@ import { type OtherAuthority } from './access/other-authority.ts';
 import { createSigningKeys } from './access/signing-keys.ts';
 import { createTicketKeys } from './access/ticket-keys.ts';
 import { createTokenVerifier } from './access/tokens.ts';
-import type { GatewayConfig, ListenAddress } from './config.ts';
+import type { ListenAddress } from './config.ts';
 import type { Directory } from './directory/directory.ts';
 import { keepKeysFresh } from './directory/key-rotation.ts';
 import { createEdge, type Edge } from './edge/edge.ts';
@@ -38,7 +38,15 @@ import { createOwnMembership, type OwnMembership } from './tunnels/own-membershi
 import { createRegistry, type TunnelRegistry } from './tunnels/registry.ts';
 import { createTunnelTotals } from './tunnels/totals.ts';
 import type { Closers } from './closers.ts';
-import { loadKey, openCertificateStore, openDirectory, openOtherAuthority, openSignIn } from './open-parts.ts';
+import type { LiveConfig } from './live-config.ts';
+import {
+  loadKey,
+  openCertificateStore,
+  openDirectory,
+  openOtherAuthority,
+  openSignIn,
+  openTracing,
+} from './open-parts.ts';
 
 export interface GatewayDeps {
   readonly log: Logger;
@@ -75,6 +83,8 @@ export interface Parts {
   readonly signIn: SignIn | undefined;
   readonly certificates: LiveCertificates;
   readonly dashboard: Dashboard;
+  /** What was let in is judged anew, by the policies that are in force now. */
+  recheck(): void;
 }
 
 /** What the parts learn of only when the listeners are up. */
@@ -86,14 +96,17 @@ export interface Bound {
 }
 
 export const makeParts = async (
-  config: GatewayConfig,
+  live: LiveConfig,
   deps: GatewayDeps,
   clock: Clock,
   bound: Bound,
   closers: Closers,
 ): Promise<Parts> => {
   const { log } = deps;
-  const { limits, domains } = config;
+  /** As at the start: what changes later is asked of `live`. */
+  const config = live.current();
+  const { limits } = live;
+  const { domains } = config;
   const directory = deps.directory ?? (await openDirectory(config, deps, clock));
   if (!deps.directory) closers.add('directory', () => directory.close());
   const key = deps.key ?? (await loadKey(config));
@@ -116,7 +129,7 @@ export const makeParts = async (
 
   const publicPort = (): number => config.publicPort ?? bound.https[0]?.port ?? 443;
   const gateways = (): readonly GatewayAddress[] => [
-    ownAddress(config, {
+    ownAddress(live.current(), {
       id: membership.gatewayId,
       publicKey: key.publicKey,
       quic: bound.quic.map(({ address }) => address),
@@ -125,13 +138,17 @@ export const makeParts = async (
     ...(deps.otherGateways?.() ?? []),
   ];
   const policy = (organization: string | undefined) =>
-    organization === undefined ? undefined : config.organizations[organization];
+    organization === undefined ? undefined : live.current().organizations[organization];
   const totals = createTunnelTotals();
+  const tracing = await openTracing(config, { clock, log, instance: membership.gatewayId });
+  // Ends after everything that serves requests.
+  closers.add('tracing', () => tracing?.close());
   const metrics = createMetrics({
     tunnels: () => ({ ...totals.snapshot(registry.legs()), ...acceptor.stats() }),
     certificates: () => certificates.certificates,
     certificateFaults: () => certificates.faults().length,
     droppedLogLines: deps.droppedLogLines,
+    spans: () => tracing?.counts(),
   });
   const signingKeys = createSigningKeys({ directory, clock });
   closers.add('signing keys', () => signingKeys.close());
@@ -171,9 +188,10 @@ export const makeParts = async (
   const blocks = await createBlocks({ directory, clock, log });
   closers.add('blocks', () => blocks.close());
   const tokens = createTokenVerifier({ keys: signingKeys, clock, other });
-  const interstitial = config.everyonePorts.interstitial
-    ? createInterstitial({ route: (id) => registry.route(id) })
-    : undefined;
+  const interstitial = createInterstitial({
+    route: (id) => registry.route(id),
+    isOn: () => live.current().everyonePorts.interstitial,
+  });
   const gate = createPortGate({
     route: (id) => registry.route(id),
     policy,
@@ -182,7 +200,7 @@ export const makeParts = async (
     sessions: signIn?.portSessions,
     startSignIn: (exchange) => signIn?.portPages.startSignIn(exchange),
     blocks,
-    origins: originRules(config.cors),
+    origins: () => originRules(live.current().cors),
     interstitial,
     clock,
     log,
@@ -223,6 +241,7 @@ export const makeParts = async (
     },
   });
   closers.add('registry', () => registry.close());
+  const mayBeInspected = (organization: string): boolean => policy(organization)?.allowInspectedTls ?? true;
   const acceptor = createAcceptor({
     directory,
     registry,
@@ -232,16 +251,17 @@ export const makeParts = async (
     limits,
     gateways,
     ...(other ? { otherAuthority: other } : {}),
-    mayBeInspected: (organization) => config.organizations[organization]?.allowInspectedTls ?? true,
+    mayBeInspected,
   });
   closers.add('acceptor', () => acceptor.close());
 
-  const callbacks = await createCallbackHost({ directory, registry, clock, log }, limits);
+  const callbacks = await createCallbackHost({ directory, registry, clock, log, tracing }, limits);
   closers.add('callbacks', () => callbacks.close());
   const forwarder = createForwarder({
     route: (id) => registry.route(id),
     gate,
-    noindex: config.everyonePorts.noindex,
+    noindex: () => live.current().everyonePorts.noindex,
+    tracing,
     log,
     limits,
     clock,
@@ -259,7 +279,7 @@ export const makeParts = async (
   closers.add('rotation of keys', keepKeysFresh({ directory, clock, log }));
   const certificates = await openCertificateStore(config, log, clock);
   closers.add('certificates', () => certificates.close());
-  const logExchange = createAccessLog(log, config.accessLog);
+  const logExchange = createAccessLog(log, () => live.current().accessLog);
   const edge = createEdge({
     domains,
     publicPorts: () => new Set([publicPort()]),
@@ -274,7 +294,7 @@ export const makeParts = async (
       logs,
       tunnel,
       portPages(exchange, asked) {
-        const isServed = signIn?.portPages.serve(exchange, asked) || interstitial?.serve(exchange, asked);
+        const isServed = signIn?.portPages.serve(exchange, asked) || interstitial.serve(exchange, asked);
         if (!isServed) exchange.fail('not_found');
       },
       runner: (exchange, runnerId) => callbacks.serve(exchange, runnerId),
@@ -287,6 +307,7 @@ export const makeParts = async (
       gate.ended(exchange);
       const nowMs = clock.monotonic();
       logExchange(exchange, status, nowMs);
+      tracing?.ended(exchange, status, nowMs);
       dashboard.observe.requestEnded(status, exchange.record.errorCode);
       metrics.requestEnded({
         protocol: exchange.protocol,
@@ -299,5 +320,24 @@ export const makeParts = async (
     onRefused: (code) => metrics.refused(code),
   });
   closers.add('edge', () => edge.close());
-  return { directory, membership, other, registry, acceptor, edge, metrics, key, signIn, certificates, dashboard };
+  const recheck = (): void => {
+    gate.recheck(undefined);
+    registry.dropLegs(({ inspected, peer: { organization } }) =>
+      inspected && organization !== undefined && !mayBeInspected(organization) ? 'inspected_tls' : undefined,
+    );
+  };
+  return {
+    directory,
+    membership,
+    other,
+    registry,
+    acceptor,
+    edge,
+    metrics,
+    key,
+    signIn,
+    certificates,
+    dashboard,
+    recheck,
+  };
 };

@@ -4,7 +4,7 @@ import { connect as connectHttp2, constants, type ClientHttp2Session, type Outgo
 import type { ServerResponse } from 'node:http';
 import { after, before, test, type TestContext } from 'node:test';
 import Fastify from 'fastify';
-import { FLAG, FRAME_TYPE, frame, headerBlock, startRawHttp2 } from '../support/raw-http2.ts';
+import { frame, headerBlock, startRawHttp2 } from '../support/raw-http2.ts';
 import { until } from '../support/runner.ts';
 import { startEdge, type EdgeTestOptions, type EdgeUnderTest } from '../support/edge.ts';
 

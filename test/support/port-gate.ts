@@ -15,6 +15,6 @@ export const createEveryoneGate = (deps: {
     tokens: { verify: () => Promise.reject(new TokenError('invalid')) },
     revocations: { isRevoked: () => false },
     blocks: { isBlocked: () => false },
-    origins: { sameCreator: false, origins: [] },
+    origins: () => ({ sameCreator: false, origins: [] }),
     clock: systemClock,
   });

@@ -50,7 +50,7 @@ describe('the access log', () => {
     const log = createLogger({
       destination: { write: (line: string) => void lines.push(JSON.parse(line) as Record<string, unknown>) },
     });
-    return { lines, write: createAccessLog(log, options) };
+    return { lines, write: createAccessLog(log, () => options) };
   };
 
   it('splits the time into edge, tunnel and upstream', () => {

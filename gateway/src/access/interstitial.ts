@@ -67,10 +67,12 @@ const goOn = (exchange: Exchange, to: string, cookie: string | undefined): void 
 
 export const createInterstitial = (deps: {
   readonly route: (environmentId: string) => EnvironmentRoute | Promise<EnvironmentRoute>;
+  /** Whether operators want the page. */
+  readonly isOn: () => boolean;
 }): Interstitial => ({
   shows(exchange, asked, route) {
     const { method, rawHeaders } = exchange;
-    if (route.kind !== 'online' || !isNavigation(method, rawHeaders)) return false;
+    if (!deps.isOn() || route.kind !== 'online' || !isNavigation(method, rawHeaders)) return false;
     if (method !== 'GET' && method !== 'HEAD') return false;
     if (cookieOf(rawHeaders, SEEN_COOKIE) === ownerMark(route)) return false;
     const body = renderInterstitial({
@@ -94,7 +96,7 @@ export const createInterstitial = (deps: {
     return true;
   },
   serve(exchange, { environmentId }) {
-    if (exchange.target.split('?', 1)[0] !== CONTINUE_PATH) return false;
+    if (!deps.isOn() || exchange.target.split('?', 1)[0] !== CONTINUE_PATH) return false;
     const to = formTarget(exchange);
     if (to === undefined) return true;
     void (async () => {

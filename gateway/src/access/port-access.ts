@@ -67,7 +67,7 @@ export interface PortAccessDeps {
   readonly revocations: Pick<Revocations, 'isRevoked'>;
   /** Absent: there is no sign-in here, and private ports open with a token only. */
   readonly sessions?: PortSessions | undefined;
-  readonly origins: OriginRules;
+  readonly origins: () => OriginRules;
   readonly clock: Clock;
 }
 
@@ -145,7 +145,7 @@ export const createPortAccess = (deps: PortAccessDeps): PortAccess => {
   const isCookieCounted = async (request: FetchRequest, { environmentId }: AskedPort): Promise<boolean> => {
     const verdict = cookieVerdict(request);
     if (typeof verdict === 'string') return verdict === 'always';
-    const listed = isListed(verdict.origin, environmentId, request, deps.origins);
+    const listed = isListed(verdict.origin, environmentId, request, deps.origins());
     if (typeof listed === 'string') return listed === 'yes';
     return isSameCreator(environmentId, listed.ifSameCreatorAs);
   };
@@ -183,7 +183,9 @@ export const createPortAccess = (deps: PortAccessDeps): PortAccess => {
   /** Listed, as far as the names of hosts tell: what is said to it says nothing of which environments there are. */
   const scriptOrigin = (request: FetchRequest, { environmentId }: AskedPort): string | undefined => {
     const origin = fieldValue(request.rawHeaders, 'origin');
-    return origin !== undefined && isListed(origin, environmentId, request, deps.origins) !== 'no' ? origin : undefined;
+    return origin !== undefined && isListed(origin, environmentId, request, deps.origins()) !== 'no'
+      ? origin
+      : undefined;
   };
   const refuse = (request: FetchRequest, asked: AskedPort, answer: GatewayErrorCode): PortAccessResult => {
     const origin = scriptOrigin(request, asked);

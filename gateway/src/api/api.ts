@@ -141,8 +141,8 @@ const describeClaimant = (body: unknown): { runnerId?: string; key?: string } =>
 const createHandlers = (deps: ApiDeps, limits: NonNullable<ApiDeps['limits']>) => {
   const { clock, log } = deps;
   const enrolment = createEnrolment(deps);
-  const perRunner = createAttempts({ clock }, { limit: limits.apiAttemptsPerRunner });
-  const perAddress = createAttempts({ clock }, { limit: limits.apiAttemptsPerAddress });
+  const perRunner = createAttempts({ clock }, { limit: () => limits.apiAttemptsPerRunner });
+  const perAddress = createAttempts({ clock }, { limit: () => limits.apiAttemptsPerAddress });
 
   const addressOf = (request: FastifyRequest): string => deps.clientAddress?.(request) ?? request.ip;
   const refuseBeyond = (retryAfterMs: number | undefined): void => {

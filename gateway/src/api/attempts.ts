@@ -14,7 +14,10 @@ export interface Attempts {
   take(key: string): number | undefined;
 }
 
-export const createAttempts = (deps: { readonly clock: Clock }, options: { readonly limit: number }): Attempts => {
+export const createAttempts = (
+  deps: { readonly clock: Clock },
+  options: { readonly limit: () => number },
+): Attempts => {
   const windows = new LRUCache<string, { count: number; readonly endsAt: number }>({ max: MAX_KEYS });
   return {
     take(key) {
@@ -25,7 +28,7 @@ export const createAttempts = (deps: { readonly clock: Clock }, options: { reado
         windows.set(key, window);
       }
       window.count += 1;
-      return window.count > options.limit ? Math.ceil(window.endsAt - now) : undefined;
+      return window.count > options.limit() ? Math.ceil(window.endsAt - now) : undefined;
     },
   };
 };

@@ -53,10 +53,10 @@ export const serve = async (world: CliWorld, options: { readonly config?: string
     // At a terminal, SIGHUP says that it is gone, and the gateway with it.
     const stopReloading = world.stdout.isTTY
       ? undefined
-      : world.onReload?.(() => void reload({ log, gateway }, config, () => loadConfig(world, options.config)));
+      : world.onReload?.(() => void reload({ log, gateway }, () => loadConfig(world, options.config)));
     if (!world.stop.aborted) await once(world.stop, 'abort');
-    log.info({ drainDelayMs: config.drainDelayMs, drainTimeoutMs: config.drainTimeoutMs }, 'the gateway drains');
-    await gateway.close({ drainTimeoutMs: config.drainTimeoutMs });
+    log.info('the gateway drains');
+    await gateway.close();
     stopReloading?.();
     log.info('the gateway has ended');
   } catch (error) {

@@ -46,11 +46,13 @@ export const isSampled = (requestId: string, sample: number): boolean =>
  */
 export const createAccessLog = (
   log: Logger,
-  { enabled, sample }: GatewayConfig['accessLog'],
+  settings: () => GatewayConfig['accessLog'],
 ): ((exchange: LoggedExchange, status: number, nowMs: number) => void) => {
-  if (!enabled) return () => undefined;
-  const lines = log.child({}, { redact: [] });
+  // The level of a child does not follow its parent's.
+  const lines = log.child({}, { redact: [], level: 'info' });
   return (exchange, status, nowMs) => {
+    const { enabled, sample } = settings();
+    if (!enabled || !log.isLevelEnabled('info')) return;
     const { record } = exchange;
     const isFailure = record.errorCode !== undefined || status >= FIRST_FAILURE_STATUS;
     if (!isFailure && !isSampled(exchange.requestId, sample)) return;

@@ -15,6 +15,7 @@ import { planRequest, type ForwardTarget, type Plan, type PlanDeps } from './pla
 import { createRequestBody } from './request-body.ts';
 import { isIdempotent, nextStep } from './retry.ts';
 import { speaksTls } from './tls-probe.ts';
+import type { TraceParents } from './trace-parent.ts';
 import { beginSwitch, holdBytes, join, refusalResponse } from './upgrade.ts';
 import { createLogResponse } from './log-response.ts';
 import { errorOf, GatewayFailure } from './upstream-errors.ts';
@@ -27,7 +28,9 @@ export interface ForwarderDeps extends PlanDeps {
   readonly log: Logger;
   readonly limits: GatewayLimits;
   /** Search engines are told to pass over what applications answer. */
-  readonly noindex?: boolean;
+  readonly noindex?: () => boolean;
+  /** Undefined: nobody traces requests. */
+  readonly tracing?: TraceParents | undefined;
   readonly clock?: Clock;
 }
 
@@ -90,7 +93,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     host,
     authority,
     local,
-    noindex: deps.noindex ?? false,
+    noindex: deps.noindex?.() ?? false,
   });
 
   const createBody = (exchange: Exchange, response: ClientResponse): RelayBody | undefined => {
@@ -148,7 +151,9 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
         connection = await choose(plan.legs[legIndex]!, fresh);
         if (!connection.reused && !repeatable) await waitUntilConnected(connection, waitOptions(exchange));
         exchange.record.legId = connection.leg.id;
-        exchange.record.tunnelMs = clock.monotonic() - exchange.startedAt;
+        exchange.record.legTransport = connection.leg.transport;
+        // Else it is known when it is, while the request is on its way already: relay() says so.
+        exchange.record.tunnelMs = connection.connected ? clock.monotonic() - exchange.startedAt : undefined;
         return await relay(request, connection, { clock }, limits);
       } catch (error) {
         failure = error instanceof RelayError ? error.cause : error;
@@ -165,13 +170,20 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   };
 
   const onHead = (exchange: Exchange | UpgradeExchange) => (): void => {
-    exchange.record.upstreamMs = clock.monotonic() - exchange.startedAt;
+    const { record } = exchange;
+    record.upstreamMs = clock.monotonic() - exchange.startedAt;
+    // The answer can be read before it was noticed that the stream is connected.
+    record.tunnelMs ??= record.upstreamMs;
   };
 
   const serveRequest = async (exchange: Exchange, target: ForwardTarget): Promise<void> => {
     const plan = await planRequest(exchange, target, deps);
     if (!plan) return;
-    const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local });
+    const { headers, traceParent } = requestHeaders(exchange, {
+      hop: plan.hop,
+      local: plan.local,
+      traceParent: deps.tracing?.traceParent(exchange),
+    });
     const to = tunnelTarget(exchange, target, plan, traceParent);
     const plain = createClientResponse(exchange.response, {
       method: exchange.method,
@@ -203,7 +215,12 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     const held = holdBytes(socket, exchange.head);
     const plan = await planRequest(exchange, target, deps);
     if (!plan) return;
-    const { headers, traceParent } = requestHeaders(exchange, { hop: plan.hop, local: plan.local, upgrade: true });
+    const { headers, traceParent } = requestHeaders(exchange, {
+      hop: plan.hop,
+      local: plan.local,
+      traceParent: deps.tracing?.traceParent(exchange),
+      upgrade: true,
+    });
     const to = tunnelTarget(exchange, target, plan, traceParent);
     const responseOptions = responseOptionsOf(exchange, plan);
     const switched: { headers: string[]; upstream: Duplex }[] = [];

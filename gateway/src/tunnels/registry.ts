@@ -44,6 +44,8 @@ export interface TunnelRegistry {
   add(leg: Leg): void;
   legs(): readonly LegInfo[];
   environments(): readonly EnvironmentInfo[];
+  /** Says goodbye on the legs for which `why` gives a reason. */
+  dropLegs(why: (leg: Leg) => LegCloseCode | undefined): void;
   /** No new legs; runners are asked, once, to make theirs elsewhere within `deadlineMs`. */
   drain(deadlineMs: number): void;
   /** Says goodbye on every leg. */
@@ -322,6 +324,12 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     legs: () => [...legs.values()].map((entry) => describeLeg(entry, clock.monotonic())),
     environments: () => describeEnvironments(table),
 
+    dropLegs(why) {
+      for (const entry of legs.values()) {
+        const code = why(entry.leg);
+        if (code !== undefined) closeLeg(entry, code);
+      }
+    },
     drain(deadlineMs) {
       if (isDraining) return;
       isDraining = true;

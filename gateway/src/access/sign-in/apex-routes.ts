@@ -31,7 +31,7 @@ import { registerRoutes, type RegisterRoutes } from './routes.ts';
 import { FORGET_SESSION, type Session, type Sessions } from './session.ts';
 
 export interface ApexDeps extends LandingDeps {
-  readonly provider: Provider;
+  readonly provider: Pick<Provider, 'authorizationUrl' | 'finish' | 'endSessionUrl'>;
   readonly sessions: Sessions;
   readonly logins: Logins;
   readonly codes: PortCodes;

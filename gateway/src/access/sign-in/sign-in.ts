@@ -10,7 +10,7 @@ import type { LandingDeps } from './landing.ts';
 import { createLogins } from './login.ts';
 import { createPortCodes } from './port-code.ts';
 import { createPortPages, type PortPages } from './port-pages.ts';
-import { createProvider } from './provider.ts';
+import { createProvider, type Provider } from './provider.ts';
 import type { RegisterRoutes } from './routes.ts';
 import { createSessions } from './session.ts';
 
@@ -29,12 +29,22 @@ export interface SignIn {
   readonly portSessions: PortSessions;
   /** Why nobody can sign in right now, for operators. */
   problem(): string | undefined;
+  /**
+   * Another provider, or another account at it. Sessions go on; who is at the old one to sign in has to begin again.
+   * Rejects when a file of the configuration cannot be read, and nothing has changed then.
+   */
+  reconfigure(config: SignInConfig): Promise<void>;
   close(): void;
 }
 
 /** Does not wait for the provider. Rejects when a file of the configuration cannot be read. */
 export const createSignIn = async (deps: SignInDeps, config: SignInConfig): Promise<SignIn> => {
-  const provider = await createProvider(deps, config);
+  let current = await createProvider(deps, config);
+  const provider: Pick<Provider, 'authorizationUrl' | 'finish' | 'endSessionUrl'> = {
+    authorizationUrl: (...args) => current.authorizationUrl(...args),
+    finish: (...args) => current.finish(...args),
+    endSessionUrl: () => current.endSessionUrl(),
+  };
   const portSessions = createPortSessions(deps);
   const codes = createPortCodes(deps);
   return {
@@ -47,7 +57,12 @@ export const createSignIn = async (deps: SignInDeps, config: SignInConfig): Prom
     }),
     portPages: createPortPages({ ...deps, codes, sessions: portSessions }),
     portSessions,
-    problem: () => provider.problem(),
-    close: () => provider.close(),
+    problem: () => current.problem(),
+    async reconfigure(next) {
+      const replaced = current;
+      current = await createProvider(deps, next);
+      replaced.close();
+    },
+    close: () => current.close(),
   };
 };
