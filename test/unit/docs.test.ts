@@ -183,6 +183,7 @@ test("the gateway's defaults are those of docs/configuration.md", () => {
   assert.equal(written.get('drainDelay'), `${config.drainDelayMs / 1_000}s`);
   assert.equal(written.get('drainTimeout'), `${config.drainTimeoutMs / 1_000}s`);
   assert.equal(written.get('logLevel'), config.logLevel);
+  assert.equal(written.get('proxyProtocol'), config.proxyProtocol);
   for (const [key, value] of Object.entries({ tls: config.tls, trustedProxies: config.trustedProxies })) {
     assert.equal(written.get(key), JSON.stringify(value));
   }
@@ -205,6 +206,7 @@ test("every variable of the gateway in docs/configuration.md is one, and sets it
     drainDelay: '7s',
     drainTimeout: '8s',
     trustedProxies: '10.0.0.0/8',
+    proxyProtocol: 'off',
     logLevel: 'debug',
     'accessLog.enabled': 'false',
     'accessLog.sample': '0.1',

@@ -52,6 +52,7 @@ describe('gateway configuration', () => {
       drainDelayMs: 0,
       drainTimeoutMs: 30_000,
       trustedProxies: [],
+      proxyProtocol: 'optional',
       logLevel: 'info',
       accessLog: { enabled: true, sample: 1 },
     });
@@ -244,6 +245,15 @@ logLevel: debug
       ['drainTimeout: 3', 'drainTimeout', /number and a unit/],
       ['drainTimeout: 25h', 'drainTimeout', /longer than 24h/],
       ['trustedProxies: [10.0.0.0/33]', 'trustedProxies.0', /neither/],
+      ['trustedProxies: [0.0.0.0/0]', 'trustedProxies.0', /everybody/],
+      ['trustedProxies: ["::/0"]', 'trustedProxies.0', /everybody/],
+      ['proxyProtocol: required', 'proxyProtocol', /trustedProxies/],
+      ['proxyProtocol: maybe', 'proxyProtocol', /./],
+      [
+        '{ listeners: { https: [":8443"], http: [":80"] }, publicPort: 443, trustedProxies: [10.0.0.2] }',
+        'advertise.tcp',
+        /tunnel\.gateway\.localhost:8443/,
+      ],
       ['limits: { legs: 1.5 }', 'limits.legs', /whole number/],
       ['limits: { headersTimeoutMs: 3x }', 'limits.headersTimeoutMs', /30s/],
       ['limits: { headersTimeoutMs: 30d }', 'limits.headersTimeoutMs', /at most/],
