@@ -181,9 +181,25 @@ const authority = z.strictObject({
 });
 
 const SAMPLE_RULE = 'must be a number from 0 to 1';
+const share = z.number({ error: SAMPLE_RULE }).min(0, SAMPLE_RULE).max(1, SAMPLE_RULE);
 const accessLog = z.strictObject({
   enabled: z.boolean().default(true),
-  sample: z.number({ error: SAMPLE_RULE }).min(0, SAMPLE_RULE).max(1, SAMPLE_RULE).default(1),
+  sample: share.default(1),
+});
+/** Of the requests; more is seldom looked at, and each traced request is about 3 KB for the receiver. */
+const DEFAULT_TRACED_SHARE = 0.1;
+const tracing = z.strictObject({
+  endpoint: text((value) => {
+    const url = URL.canParse(value) ? new URL(value) : undefined;
+    const isPlain = url && url.username === '' && url.password === '' && url.search === '' && url.hash === '';
+    if (isPlain && /^https?:$/.test(url.protocol)) return value;
+    throw new RangeError(
+      `it is no URL of an OTLP/HTTP receiver: write one like http://collector.example:4318, without query; what is secret belongs in tracing.headersFile`,
+    );
+  }),
+  headersFile: z.string().min(1).optional(),
+  ca: z.string().min(1).optional(),
+  sampleRatio: share.default(DEFAULT_TRACED_SHARE),
 });
 
 export const configSchema = z.strictObject({
@@ -226,6 +242,7 @@ export const configSchema = z.strictObject({
   proxyProtocol: z.enum(PROXY_PROTOCOLS).default('optional'),
   logLevel: z.enum(LOG_LEVELS).default('info'),
   accessLog: accessLog.prefault({}),
+  tracing: tracing.optional(),
 });
 
 /** Every key that may be given as a variable. */
@@ -270,6 +287,9 @@ export const VARIABLES: readonly Variable[] = [
   ...['interstitial', 'noindex'].map((name): Variable => ({ key: `everyonePorts.${name}`, kind: 'json' })),
   { key: 'accessLog.enabled', kind: 'json' },
   { key: 'accessLog.sample', kind: 'json' },
+  { key: 'tracing.endpoint', kind: 'text' },
+  { key: 'tracing.sampleRatio', kind: 'json' },
+  ...['tracing.headersFile', 'tracing.ca'].map((key): Variable => ({ key, kind: 'path' })),
   ...Object.keys(GATEWAY_LIMITS).map((name): Variable => ({ key: `limits.${name}`, kind: 'text' })),
 ];
 
@@ -284,6 +304,7 @@ export const keysAt = (path: readonly PropertyKey[]): readonly string[] => {
   if (first === 'authority')
     return second === 'claims' ? Object.keys(authority.shape.claims.unwrap().shape) : Object.keys(authority.shape);
   if (first === 'tls') return ['certificate', 'key'];
+  if (first === 'tracing') return Object.keys(tracing.shape);
   if (first === 'accessLog') return Object.keys(accessLog.shape);
   if (first === 'everyonePorts') return Object.keys(everyonePorts.shape);
   if (first === 'organizations' && second !== undefined) return Object.keys(organization.shape);

@@ -86,6 +86,18 @@ export interface AuthorityConfig {
   readonly ca: string | undefined;
 }
 
+/** Where OpenTelemetry spans go, see docs/tracing.md. */
+export interface TracingConfig {
+  /** URL of an OTLP/HTTP receiver; `v1/traces` is added to its path. */
+  readonly endpoint: string;
+  /** File with header fields that show the receiver who we are. Absolute. */
+  readonly headersFile: string | undefined;
+  /** File with an additional root certificate for the receiver. Absolute. */
+  readonly ca: string | undefined;
+  /** Share of the requests that are traced, 0 to 1. */
+  readonly sampleRatio: number;
+}
+
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /**
@@ -145,6 +157,8 @@ export interface GatewayConfig {
     /** Share of the requests that are logged, 0 to 1. Errors are logged always. */
     readonly sample: number;
   };
+  /** Undefined: no spans are made. */
+  readonly tracing: TracingConfig | undefined;
 }
 
 export interface ConfigProblem {
@@ -289,6 +303,7 @@ export const parseGatewayConfig = (
     region,
     signIn: visitors,
     authority: other,
+    tracing,
     ...data
   } = result.data;
   const directory = options.path === undefined ? '.' : dirname(options.path);
@@ -313,6 +328,11 @@ export const parseGatewayConfig = (
       ca: visitors.ca && resolve(directory, visitors.ca),
     },
     authority: other && { ...other, ca: other.ca && resolve(directory, other.ca) },
+    tracing: tracing && {
+      ...tracing,
+      headersFile: tracing.headersFile && resolve(directory, tracing.headersFile),
+      ca: tracing.ca && resolve(directory, tracing.ca),
+    },
     limits: { ...GATEWAY_LIMITS, ...data.limits },
     drainDelayMs: drainDelay,
     drainTimeoutMs: drainTimeout,

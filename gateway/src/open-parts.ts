@@ -12,6 +12,7 @@ import { openEmbeddedDirectory } from './directory/embedded.ts';
 import { CertificateError } from './edge/certificates.ts';
 import { openCertificates, type LiveCertificates } from './edge/live-certificates.ts';
 import type { Logger } from './observability/log.ts';
+import type { Tracing } from './observability/tracing.ts';
 import { StartError } from './start-error.ts';
 
 export const openDirectory = async (
@@ -50,6 +51,12 @@ export const openOtherAuthority = async (
   other.trust(undefined).catch(() => undefined);
   return other;
 };
+
+/** Undefined where no spans are wanted: then nothing of it is loaded. */
+export const openTracing = async (
+  { tracing }: GatewayConfig,
+  deps: { readonly clock: Clock; readonly log: Logger; readonly instance: string },
+): Promise<Tracing | undefined> => tracing && (await import('./observability/tracing.ts')).createTracing(deps, tracing);
 
 export const loadKey = async (config: GatewayConfig): Promise<IdentityKey> => {
   try {

@@ -55,6 +55,7 @@ describe('gateway configuration', () => {
       proxyProtocol: 'optional',
       logLevel: 'info',
       accessLog: { enabled: true, sample: 1 },
+      tracing: undefined,
     });
     assert.deepEqual(parseGatewayConfig('# nothing\n', {}), parseGatewayConfig(undefined, {}));
   });

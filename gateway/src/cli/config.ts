@@ -42,6 +42,8 @@ export const checkFiles = async (config: GatewayConfig): Promise<ConfigProblem[]
     ['signIn.clientSecretFile', config.signIn?.clientSecretFile],
     ['signIn.ca', config.signIn?.ca],
     ['authority.ca', config.authority?.ca],
+    ['tracing.headersFile', config.tracing?.headersFile],
+    ['tracing.ca', config.tracing?.ca],
   ] as const) {
     if (file === undefined) continue;
     await access(file, constants.R_OK).catch(() => problems.push({ path, message: `${file} cannot be read` }));

@@ -21,6 +21,7 @@ import type { Logger } from '../observability/log.ts';
 import type { Exchange } from '../proxy/exchange.ts';
 import { MAX_HOPS, passedHops, requestHeaders, responseHeaders } from '../proxy/headers.ts';
 import { ConnectionGoneError, GatewayFailure } from '../proxy/upstream-errors.ts';
+import type { TraceParents } from '../proxy/trace-parent.ts';
 import { CALLBACK_ROUTE, refuseCallback } from './callback-path.ts';
 import { loginError } from './login-error.ts';
 import { createRunnerStreams, type RunnerStreamsDeps } from './runner-streams.ts';
@@ -28,6 +29,7 @@ import { createRunnerStreams, type RunnerStreamsDeps } from './runner-streams.ts
 export interface CallbackHostDeps extends RunnerStreamsDeps {
   readonly clock: Clock;
   readonly log: Logger;
+  readonly tracing?: TraceParents | undefined;
 }
 
 export type CallbackLimits = Pick<
@@ -124,6 +126,7 @@ export const createCallbackHost = async (deps: CallbackHostDeps, limits: Callbac
       record.edgeMs = clock.monotonic() - exchange.startedAt;
       const stream = await streams.open({ runnerId, requestId, traceParent }, { signal });
       record.legId = stream.leg.id;
+      record.legTransport = stream.leg.transport;
       record.tunnelMs = clock.monotonic() - exchange.startedAt;
       // undici takes any close for the end of an answer without a length; it ends streams with errors of its own, too.
       stream.once('close', () => {
@@ -255,7 +258,10 @@ export const createCallbackHost = async (deps: CallbackHostDeps, limits: Callbac
     const hops = passedHops(exchange.rawHeaders);
     if (hops.includes(hop) || hops.length >= MAX_HOPS)
       throw new GatewayFailure('loop', 'it has passed this runner before');
-    const { headers, traceParent } = requestHeaders(exchange, { hop });
+    const { headers, traceParent } = requestHeaders(exchange, {
+      hop,
+      traceParent: deps.tracing?.traceParent(exchange),
+    });
     return { exchange, runnerId, traceParent, headers: toMap(headers) };
   };
 

@@ -61,6 +61,8 @@ export const createMetrics = (deps: {
   /** Certificates whose files hold something that cannot replace them. */
   readonly certificateFaults?: () => number;
   readonly droppedLogLines?: (() => number) | undefined;
+  /** Spans for OpenTelemetry; undefined: none are made. */
+  readonly spans?: () => { readonly exported: number; readonly failed: number; readonly dropped: number } | undefined;
 }): Metrics => {
   const registry = new Registry();
   const registers = [registry];
@@ -201,6 +203,16 @@ export const createMetrics = (deps: {
     collect() {
       this.reset();
       this.inc(deps.droppedLogLines?.() ?? 0);
+    },
+  });
+  new Counter({
+    name: `${PREFIX}trace_spans_total`,
+    help: 'OpenTelemetry spans, by what became of them.',
+    labelNames: ['result'] as const,
+    registers,
+    collect() {
+      this.reset();
+      for (const [result, count] of Object.entries(deps.spans?.() ?? {})) this.inc({ result }, count);
     },
   });
   new Counter({

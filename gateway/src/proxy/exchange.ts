@@ -13,10 +13,11 @@ export interface ExchangeRecord {
   runnerId?: string;
   port?: number;
   legId?: string;
+  legTransport?: string;
   /** ms from the start of the request until it was known where it goes, and that it may. */
   edgeMs?: number;
   /** ms from the start of the request until its tunnel stream was connected or taken from the pool. */
-  tunnelMs?: number;
+  tunnelMs?: number | undefined;
   /** ms until the upstream's response head. */
   upstreamMs?: number;
   errorCode?: GatewayErrorCode;

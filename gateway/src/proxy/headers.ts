@@ -4,6 +4,7 @@
  */
 import { isIPv6 } from 'node:net';
 import { isPortAuthorization, PORT_TOKEN_HEADER, protocolsForUpstream } from '../access/credentials.ts';
+import { validTraceParent } from './trace-parent.ts';
 
 /**
  * Fields that belong to one connection (RFC 9110 section 7.6.1), with what HTTP/1.1 once used for the same. `Expect` is
@@ -125,10 +126,6 @@ export const plainAddress = (address: string): string => {
   return /^::ffff:\d+\.\d+\.\d+\.\d+$/i.test(bare) ? bare.slice(7) : bare;
 };
 
-/** W3C Trace Context section 3.2; version ff is invalid, as are zero ids. At most 64 bytes, what OPEN can carry. */
-const TRACE_PARENT =
-  /^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-[\x21-\x7e]{1,8})?$/;
-
 /** How the gateway speaks to an upstream whose port says `hostHeader: local`. */
 export interface LocalHost {
   readonly port: number;
@@ -149,6 +146,8 @@ export interface RequestOptions {
   readonly hop: string;
   readonly upgrade?: boolean;
   readonly local?: LocalHost | undefined;
+  /** Sent instead of the client's or a made one: the gateway is itself part of the trace. */
+  readonly traceParent?: string | undefined;
 }
 export interface UpstreamHead {
   readonly headers: string[];
@@ -218,8 +217,8 @@ export const requestHeaders = (source: RequestSource, options: RequestOptions): 
     else headers[cookieIndex] = cookie;
   }
   if (acceptsTrailers && !options.upgrade) headers.push('TE', 'trailers');
-  const kept = traceParents.length === 1 && TRACE_PARENT.test(traceParents[0]!) ? traceParents[0] : undefined;
-  const traceParent = kept ?? `00-${source.requestId}-${source.requestId.slice(-16)}-00`;
+  const kept = validTraceParent(traceParents);
+  const traceParent = options.traceParent ?? kept ?? `00-${source.requestId}-${source.requestId.slice(-16)}-00`;
   const address = plainAddress(source.clientAddress);
   headers.push('X-Forwarded-For', address);
   headers.push('X-Forwarded-Host', source.authority);

@@ -260,6 +260,7 @@ export const relay = (
       connection.stream.connected.then(
         () => {
           connected = true;
+          exchange.record.tunnelMs ??= deps.clock.monotonic() - exchange.startedAt;
           arm();
         },
         // The stream is destroyed with the same error, of which the handler is told.
