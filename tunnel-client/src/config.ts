@@ -52,6 +52,8 @@ export interface ClientConfig {
   readonly oauth: { readonly target: string } | undefined;
   /** Where metrics are sent to; undefined: nowhere. */
   readonly remoteWrite: RemoteWriteTarget | undefined;
+  /** Whether the last requests are kept, to be looked at. */
+  readonly inspector: boolean;
   readonly environments: readonly EnvironmentSettings[];
   readonly drainTimeoutMs: number;
   readonly logLevel: (typeof LOG_LEVELS)[number];
@@ -68,6 +70,7 @@ export interface ConfigFlags {
   readonly transport?: string;
   readonly internal?: string;
   readonly oauthTarget?: string;
+  readonly inspector?: boolean;
   readonly expose?: readonly string[];
   readonly environment?: string;
   readonly admission?: string;
@@ -173,6 +176,10 @@ const settingsSchema = z.object({
       'needs a username too',
     )
     .optional(),
+  inspector: z.preprocess(
+    (value) => (value === 'true' ? true : value === 'false' ? false : value),
+    z.boolean({ error: 'must be true or false' }),
+  ),
   drainTimeout: duration,
   logLevel: z.enum(LOG_LEVELS),
   logFormat: z.enum(LOG_FORMATS),
@@ -191,6 +198,7 @@ const FLAG_NAMES: Readonly<Partial<Record<SettingKey, keyof ConfigFlags>>> = {
   transport: 'transport',
   internal: 'internal',
   oauth: 'oauthTarget',
+  inspector: 'inspector',
   drainTimeout: 'drainTimeout',
   logLevel: 'logLevel',
   logFormat: 'logFormat',
@@ -295,6 +303,7 @@ const mergeSettings = (sources: ConfigSources, file: FileContent): Settings => {
     stateDir: DEFAULT_STATE_DIR,
     transport: 'auto',
     internal: DEFAULT_INTERNAL,
+    inspector: false,
     drainTimeout: DEFAULT_DRAIN_TIMEOUT,
     logLevel: 'info',
     logFormat: 'auto',

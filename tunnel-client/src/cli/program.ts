@@ -7,13 +7,14 @@ import { TRANSPORT_CHOICES } from '../transport.ts';
 import { VERSION } from '../version.ts';
 import { diagnoseCommand } from './diagnose.ts';
 import { gatewayListCommand, gatewayReselectCommand } from './gateway.ts';
+import { inspectCommand } from './inspect.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { newKeyCommand } from './key.ts';
 import { runCommand } from './run.ts';
 import type { ConfigFlagsWithFile } from './sources.ts';
 import { healthCommand, statusCommand } from './status.ts';
 
-type Flags = ConfigFlagsWithFile & { json?: boolean; wait?: string };
+type Flags = ConfigFlagsWithFile & { json?: boolean; wait?: string; follow?: boolean };
 
 const collect = (value: string, before: readonly string[] | undefined): readonly string[] => [...(before ?? []), value];
 
@@ -62,6 +63,7 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
     )
     .option('--host <host>', 'where the ports of --expose are (default: 127.0.0.1)')
     .option('--oauth-target <url>', "the runner's HTTP service, which gets OAuth callbacks")
+    .option('--inspector', 'keep the last requests in memory, for `tunnel-client inspect` and the page /inspector')
     .option('--ca <file>', 'PEM certificate that is trusted beside those of the system')
     .option('--transport <name>', `${TRANSPORT_CHOICES.join(', ')} (default: auto, the best one that works)`)
     .option('--drain-timeout <time>', 'how long open streams may take to end (default: 30s)')
@@ -81,6 +83,21 @@ export const runCli = async (args: readonly string[], io: CliIo): Promise<number
     .option('--wait <time>', 'ask again until it is, for so long: 30s')
     .option('--json', 'as JSON')
     .action(act(healthCommand));
+
+  withEndpoint(
+    program
+      .command('inspect')
+      .description('the last requests of an environment, where the running client has --inspector')
+      .copyInheritedSettings(program)
+      .argument('<environment>', 'id of the environment')
+      .argument('[show|replay]', 'show all of a request, or send it to the application again')
+      .argument('[request]', 'id of the request, from the list'),
+  )
+    .option('--follow', 'go on with what comes')
+    .option('--json', 'as JSON')
+    .action(async (environment: string, action: string | undefined, id: string | undefined, flags: Flags) => {
+      exitCode = await inspectCommand({ environment, action, id }, flags, io);
+    });
 
   program
     .command('key')

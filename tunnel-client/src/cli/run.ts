@@ -158,6 +158,7 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
     proxy: config.proxy,
     transport: config.transport,
     ...(config.oauth === undefined ? {} : { oauth: config.oauth }),
+    inspector: config.inspector,
     commandVariables: withoutSecrets(io.env),
   });
   if (isHuman) reportTo(client, (line) => io.err(`${line}\n`));
@@ -172,6 +173,11 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
     `tunnel-client ${VERSION}: runner ${config.runnerId}, gateway ${config.gateways.join(' or ')}, internal ${internal.address}` +
       (config.proxy.server ? `, proxy ${config.proxy.server.url}` : ''),
   );
+  if (config.inspector) {
+    const { address } = internal;
+    const where = internal.port === undefined ? 'tunnel-client inspect' : `http://${address}/inspector`;
+    say.warn(`The inspector is on: the last requests are kept in memory, with what users send and get: ${where}`);
+  }
   const notice = closedPortNotice(config.environments);
   if (notice !== undefined) say.warn(notice);
   if (config.environments.length === 0)
