@@ -10,9 +10,8 @@ import { describe, it } from 'node:test';
 import { LANE_KIND, laneKind } from '../../shared/src/protocol/frames.ts';
 import { LEG_LIMITS } from '../../shared/src/protocol/limits.ts';
 import type { IncomingTunnelStream } from '../../shared/src/protocol/leg.ts';
-import { makeLegs, never, readAll, serving, target, type MakePair } from '../support/legs.ts';
-import { createQuicDialer, listenQuic } from '../../shared/src/transport/quic.ts';
-import type { Connection } from '../../shared/src/transport/connection.ts';
+import { quicPair } from '../support/connection-pairs.ts';
+import { makeLegs, never, readAll, serving, target } from '../support/legs.ts';
 
 const DOWNLOADS = 200;
 const REQUESTS = 60;
@@ -23,21 +22,6 @@ const SETTLED_BYTES = DOWNLOADS * MIB;
 const AHEAD_BYTES = 8 * MIB;
 /** Bulk that moves for each request all the same, bytes: one piece of 64 KiB, which is what bulk is worked on in. */
 const LEAST_BULK_BYTES = 64 << 10;
-
-const quicPair: MakePair = async (keys) => {
-  const arrived = Promise.withResolvers<Connection>();
-  const listener = await listenQuic({ host: '127.0.0.1', port: 0, key: keys.acceptor, onConnection: arrived.resolve });
-  const dialer = createQuicDialer({ key: keys.dialler });
-  const dialler = await dialer.dial({ host: '127.0.0.1', port: listener.address.port }, { signal: never });
-  return {
-    dialler,
-    acceptor: await arrived.promise,
-    async close() {
-      dialer.close();
-      await listener.close();
-    },
-  };
-};
 
 const PIECE = Buffer.alloc(64 << 10, 'b');
 const endless = (stream: IncomingTunnelStream): void => {

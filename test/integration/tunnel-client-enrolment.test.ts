@@ -7,13 +7,13 @@ import { type AddressInfo, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import {
   connectRunner,
   type RunnerClient,
   type RunnerOptions,
   type RunnerProblem,
 } from '../../tunnel-client/src/client.ts';
+import { makeTestCertificate } from '../support/certificate.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startTestRunner, until } from '../support/runner.ts';
 
@@ -79,17 +79,8 @@ describe('a gateway that cannot be used', () => {
   });
 
   it('is told by its certificate, its protocol, and its answers', async () => {
-    const now = Date.now();
-    const made = await makeSelfSignedCertificate({
-      names: ['api.gateway.localhost'],
-      notBefore: now - 60_000,
-      notAfter: now + 3_600_000,
-    });
-    const other = await makeSelfSignedCertificate({
-      names: ['api.elsewhere.localhost'],
-      notBefore: now - 60_000,
-      notAfter: now + 3_600_000,
-    });
+    const made = await makeTestCertificate('api.gateway.localhost');
+    const other = await makeTestCertificate('api.elsewhere.localhost');
     let answer: [number, string] = [404, '<html>'];
     const serve = (identity: { key: string; certificate: string }) =>
       listen(

@@ -4,9 +4,8 @@ import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { createQuicDialer, listenQuic } from '../../shared/src/transport/quic.ts';
-import type { Connection } from '../../shared/src/transport/connection.ts';
-import { echoing, makeLegs, never, readAll, target, type MakePair } from '../support/legs.ts';
+import { quicPair } from '../support/connection-pairs.ts';
+import { echoing, makeLegs, never, readAll, target } from '../support/legs.ts';
 
 const STREAMS = 300_000;
 const WARM_UP = 20_000;
@@ -22,21 +21,6 @@ const RSS_GROWTH_BYTES = 24 * MIB;
 const exposeGc = (): NodeJS.GCFunction => {
   setFlagsFromString('--expose-gc');
   return runInNewContext('gc') as NodeJS.GCFunction;
-};
-
-const quicPair: MakePair = async (keys) => {
-  const arrived = Promise.withResolvers<Connection>();
-  const listener = await listenQuic({ host: '127.0.0.1', port: 0, key: keys.acceptor, onConnection: arrived.resolve });
-  const dialer = createQuicDialer({ key: keys.dialler });
-  const dialler = await dialer.dial({ host: '127.0.0.1', port: listener.address.port }, { signal: never });
-  return {
-    dialler,
-    acceptor: await arrived.promise,
-    async close() {
-      dialer.close();
-      await listener.close();
-    },
-  };
 };
 
 describe('a leg over QUIC', () => {

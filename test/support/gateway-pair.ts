@@ -7,12 +7,10 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { systemClock } from '../../shared/src/clock.ts';
 import { openEmbeddedDirectory } from '../../gateway/src/directory/embedded.ts';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { connectRunner, type RunnerClient, type RunnerOptions } from '../../tunnel-client/src/client.ts';
+import { makeTestCertificate } from './certificate.ts';
 import { DOMAIN, portHost, startTestGateway, type TestGateway } from './gateway.ts';
 import { startUpstream } from './runner.ts';
-
-const DAY_MS = 86_400_000;
 
 export interface SlowDoor {
   readonly port: number;
@@ -80,11 +78,7 @@ export const startGatewayPair = async (t: TestContext): Promise<GatewayPair> => 
   );
   t.after(() => directory.close());
   // Two that sign themselves under the same name would be taken for one another.
-  const { certificate, key } = await makeSelfSignedCertificate({
-    names: [DOMAIN, `*.${DOMAIN}`],
-    notBefore: Date.now() - DAY_MS,
-    notAfter: Date.now() + DAY_MS,
-  });
+  const { certificate, key } = await makeTestCertificate(DOMAIN, `*.${DOMAIN}`);
   const tls = { certificate: join(stateDir, 'certificate.pem'), key: join(stateDir, 'key.pem') };
   await writeFile(tls.certificate, certificate);
   await writeFile(tls.key, key);

@@ -6,8 +6,8 @@ import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { Provider, type Context } from 'oidc-provider';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { createMemoryAdapter } from '../../deploy/demo/memory-adapter.ts';
+import { makeTestCertificate } from './certificate.ts';
 
 /** Under which the provider knows the gateway. */
 export const CLIENT_ID = 'the-gateway';
@@ -69,10 +69,7 @@ export const startIdentityProvider = async (options: IdentityProviderOptions): P
     if (!provider) return void response.writeHead(503).end();
     answer(provider, request, response).catch(() => response.destroy());
   };
-  const now = Date.now();
-  const pair = options.tls
-    ? await makeSelfSignedCertificate({ names: ['localhost'], notBefore: now - 60_000, notAfter: now + 3_600_000 })
-    : undefined;
+  const pair = options.tls ? await makeTestCertificate('localhost') : undefined;
   const server = pair
     ? createTlsServer({ cert: pair.certificate, key: pair.key }, serveRequest)
     : createServer(serveRequest);

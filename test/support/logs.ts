@@ -7,12 +7,12 @@ import { join } from 'node:path';
 import { systemClock, type Clock } from '../../shared/src/clock.ts';
 import { LOG_PORT } from '../../shared/src/hostname.ts';
 import { environmentSchema } from '../../shared/src/protocol/messages.ts';
-import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
 import { createDialer, type Dialer } from '../../tunnel-client/src/dialer.ts';
 import { createLogServer, type LogServer } from '../../tunnel-client/src/log-server/log-server.ts';
 import type { LogSettings } from '../../tunnel-client/src/log-server/log-source.ts';
 import { type Logger, silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createResolver } from '../../tunnel-client/src/resolver.ts';
+import { memoryPair } from './connection-pairs.ts';
 import { type LegPair, makeLegs, never, target } from './legs.ts';
 
 /** What does not come within this will not come, ms. */
@@ -130,13 +130,7 @@ export const startLogWorld = async (
   });
   const legs: LegPair[] = [];
   const newLeg = async (): Promise<LegPair> => {
-    const leg = await makeLegs(
-      ({ dialler, acceptor }) => {
-        const pair = memoryConnectionPair({ diallerKey: dialler.publicKey, acceptorKey: acceptor.publicKey });
-        return Promise.resolve({ ...pair, close: () => Promise.resolve() });
-      },
-      { runnerHandlers: { onStream: (stream) => dialer.handle(stream) } },
-    );
+    const leg = await makeLegs(memoryPair, { runnerHandlers: { onStream: (stream) => dialer.handle(stream) } });
     legs.push(leg);
     return leg;
   };

@@ -4,7 +4,7 @@ import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWK, type JWTPayload } from 'jose';
 import { publicKeyToJwk } from '../../shared/src/identity/keys.ts';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
+import { makeTestCertificate } from './certificate.ts';
 
 export interface OutsideAuthority {
   readonly issuer: string;
@@ -28,12 +28,7 @@ const HOUR_S = 3_600;
 
 /** ES256, as many have it, so that nothing rests on the algorithm of the cluster itself. */
 export const startOutsideAuthority = async (): Promise<OutsideAuthority> => {
-  const now = Date.now();
-  const { certificate, key } = await makeSelfSignedCertificate({
-    names: ['localhost'],
-    notBefore: now - 60_000,
-    notAfter: now + HOUR_S * 1_000,
-  });
+  const { certificate, key } = await makeTestCertificate('localhost');
   let asked = 0;
   let published: JWK[] = [];
   let current: { kid: string; privateKey: CryptoKey };

@@ -20,11 +20,12 @@ export interface QuicEnds {
 export const createQuicEnds = async (
   options: {
     host?: string;
+    keys?: QuicEnds['keys'];
     limits?: Partial<QuicLimits>;
     listenerLimits?: Partial<QuicLimits>;
   } = {},
 ): Promise<QuicEnds> => {
-  const keys = { listener: createKey(), dialer: createKey() };
+  const keys = options.keys ?? { listener: createKey(), dialer: createKey() };
   const host = options.host ?? '127.0.0.1';
   const errors: Error[] = [];
   const arrived: Connection[] = [];

@@ -8,17 +8,16 @@ import {
   type ConnectionOptions,
   type TLSSocket,
 } from 'node:tls';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import type { Connection } from '../../shared/src/transport/connection.ts';
 import { createQueue } from '../../shared/src/transport/queue.ts';
 import { acceptWebSockets, dialWebSocket } from '../../shared/src/transport/websocket.ts';
 import type { WebSocketLimits } from '../../shared/src/transport/websocket-limits.ts';
 import { acceptWebTransport, dialWebTransport } from '../../shared/src/transport/webtransport.ts';
 import type { WebTransportLimits } from '../../shared/src/transport/webtransport-limits.ts';
+import { makeTestCertificate } from './certificate.ts';
 
 export const TUNNEL_NAME = 'tunnel.gateway.localhost';
 const never = new AbortController().signal;
-const DAY_MS = 86_400_000;
 
 export interface TlsEnds {
   readonly port: number;
@@ -32,11 +31,7 @@ export interface TlsEnds {
 
 /** A TLS listener for {@link TUNNEL_NAME}, TLS as the gateway's. */
 export const createTlsEnds = async (onSocket: (socket: TLSSocket) => void): Promise<TlsEnds> => {
-  const { certificate, key } = await makeSelfSignedCertificate({
-    names: [TUNNEL_NAME],
-    notBefore: Date.now() - DAY_MS,
-    notAfter: Date.now() + DAY_MS,
-  });
+  const { certificate, key } = await makeTestCertificate(TUNNEL_NAME);
   const sockets = new Set<Socket>();
   const server = createTlsServer({ cert: certificate, key, ALPNProtocols: ['h2', 'http/1.1'] }, (socket) => {
     socket.on('error', () => {});

@@ -6,12 +6,12 @@ import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { systemClock } from '../../shared/src/clock.ts';
 import { GATEWAYS_PATH, gatewaysResponseSchema } from '../../shared/src/identity/enrolment.ts';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { createApiClient, UnreachableError, type ApiClient } from '../../tunnel-client/src/api-client.ts';
 import type { ResolvedAddress } from '../../tunnel-client/src/happy-eyeballs.ts';
 import { createOutbound } from '../../tunnel-client/src/outbound.ts';
 import { NO_PROXY_SETTINGS } from '../../tunnel-client/src/proxy-settings.ts';
 import { parseGatewayUrl } from '../../tunnel-client/src/gateway-url.ts';
+import { makeTestCertificate } from '../support/certificate.ts';
 
 const HOST = 'api.gateway.test';
 /** Longer than one address is alone in a race, here (250 ms) and in Node itself (500 ms). */
@@ -28,8 +28,7 @@ describe('API client', () => {
   let port: number;
   let ca: string;
   before(async () => {
-    const now = Date.now();
-    const pair = await makeSelfSignedCertificate({ names: [HOST], notBefore: now - 60_000, notAfter: now + 3_600_000 });
+    const pair = await makeTestCertificate(HOST);
     ca = pair.certificate;
     server = createServer({ cert: pair.certificate, key: pair.key }, (request, response) => {
       response.end(JSON.stringify({ gateways: [{ id: String(request.headers.host), quic: ['api.gateway.test:1'] }] }));

@@ -4,17 +4,17 @@ import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
 import { afterEach, describe, it } from 'node:test';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { systemClock } from '../../shared/src/clock.ts';
 import { StreamRefusedError, StreamResetError } from '../../shared/src/errors.ts';
 import { LOG_PORT } from '../../shared/src/hostname.ts';
 import type { IncomingTunnelStream, TunnelStream } from '../../shared/src/protocol/leg.ts';
 import { environmentSchema } from '../../shared/src/protocol/messages.ts';
 import type { Target } from '../../shared/src/protocol/target.ts';
-import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
 import { createDialer, type Dialer, type DialerDeps } from '../../tunnel-client/src/dialer.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createResolver } from '../../tunnel-client/src/resolver.ts';
+import { makeTestCertificate } from '../support/certificate.ts';
+import { memoryPair } from '../support/connection-pairs.ts';
 import { type LegPair, makeLegs, never, readAll, rejection, target } from '../support/legs.ts';
 import { until } from '../support/runner.ts';
 
@@ -48,13 +48,7 @@ const startWorld = async (deps: Partial<DialerDeps> = {}) => {
     ownPorts: () => [],
     ...deps,
   });
-  const legs = await makeLegs(
-    ({ dialler, acceptor }) => {
-      const pair = memoryConnectionPair({ diallerKey: dialler.publicKey, acceptorKey: acceptor.publicKey });
-      return Promise.resolve({ ...pair, close: () => Promise.resolve() });
-    },
-    { runnerHandlers: { onStream: (stream) => dialer.handle(stream) } },
-  );
+  const legs = await makeLegs(memoryPair, { runnerHandlers: { onStream: (stream) => dialer.handle(stream) } });
   worlds.push({ dialer, legs });
   const open = (over: Partial<Target>): TunnelStream => legs.gateway.openStream(target(over), { signal: never });
   const refusal = async (over: Partial<Target>): Promise<string> => {
@@ -163,11 +157,7 @@ describe('a stream to OAuth callbacks', () => {
   });
 
   it('verifies the certificate of an https service: by its root and its name', async () => {
-    const { certificate, key } = await makeSelfSignedCertificate({
-      names: ['localhost'],
-      notBefore: Date.now() - 60_000,
-      notAfter: Date.now() + 3_600_000,
-    });
+    const { certificate, key } = await makeTestCertificate('localhost');
     const port = await listen(
       createTlsServer({ cert: certificate, key, allowHalfOpen: true }, (socket) => void socket.pipe(socket)),
     );

@@ -7,17 +7,17 @@ import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
 import { afterEach, before, describe, it } from 'node:test';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { systemClock } from '../../shared/src/clock.ts';
 import { StreamRefusedError, StreamResetError } from '../../shared/src/errors.ts';
 import type { TunnelStream } from '../../shared/src/protocol/leg.ts';
 import { type Environment, environmentSchema } from '../../shared/src/protocol/messages.ts';
 import type { Target } from '../../shared/src/protocol/target.ts';
-import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
 import { createDialer, type Dialer, DIALER_LIMITS, type DialerDeps } from '../../tunnel-client/src/dialer.ts';
 import { machineAddresses } from '../../tunnel-client/src/ip-address.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createResolver, type Resolver } from '../../tunnel-client/src/resolver.ts';
+import { makeTestCertificate } from '../support/certificate.ts';
+import { memoryPair } from '../support/connection-pairs.ts';
 import { closing, type LegPair, makeLegs, never, readAll, rejection, target } from '../support/legs.ts';
 import { until } from '../support/runner.ts';
 
@@ -49,13 +49,7 @@ const startWorld = async (
     },
     limits,
   );
-  const legs = await makeLegs(
-    ({ dialler, acceptor }) => {
-      const pair = memoryConnectionPair({ diallerKey: dialler.publicKey, acceptorKey: acceptor.publicKey });
-      return Promise.resolve({ ...pair, close: () => Promise.resolve() });
-    },
-    { runnerHandlers: { onStream: (stream) => dialer.handle(stream) } },
-  );
+  const legs = await makeLegs(memoryPair, { runnerHandlers: { onStream: (stream) => dialer.handle(stream) } });
   const open = (over: Partial<Target> = {}): TunnelStream => legs.gateway.openStream(target(over), { signal: never });
   const world: World = {
     legs,
@@ -314,12 +308,7 @@ describe('dialer: failures of upstreams', () => {
 describe('dialer: TLS to the upstream', () => {
   let identity: { key: string; cert: string };
   before(async () => {
-    const now = Date.now();
-    const made = await makeSelfSignedCertificate({
-      names: ['app.localhost'],
-      notBefore: now - 60_000,
-      notAfter: now + 3_600_000,
-    });
+    const made = await makeTestCertificate('app.localhost');
     identity = { key: made.key, cert: made.certificate };
   });
   const startTls = async (onSocket: (socket: Socket) => void = echo) => {

@@ -8,15 +8,12 @@ import { test, type TestContext } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
 import type { CertificatePair } from '../../gateway/src/edge/certificates.ts';
 import { CERTIFICATE_CHECK_MS, openCertificates } from '../../gateway/src/edge/live-certificates.ts';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { createTlsServer } from '../../gateway/src/edge/tls-server.ts';
+import { makeTestCertificate } from '../support/certificate.ts';
 import { keepLog } from '../support/gateway.ts';
 import { createManualClock } from '../support/manual-clock.ts';
 
-const DAY_MS = 24 * 3_600_000;
-
-const makePair = (name: string) =>
-  makeSelfSignedCertificate({ names: [name], notBefore: Date.now() - DAY_MS, notAfter: Date.now() + DAY_MS });
+const makePair = (name: string) => makeTestCertificate(name);
 
 const open = async (t: TestContext, names: readonly string[]) => {
   const directory = await mkdtemp(join(tmpdir(), 'live-certificates-'));
