@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { TransportError } from '../../shared/src/errors.ts';
+import type { Leg } from '../../shared/src/protocol/leg.ts';
 import { BETTER_LIMITS } from '../../tunnel-client/src/better-transport.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createSupervisor } from '../../tunnel-client/src/supervisor.ts';
@@ -33,7 +34,13 @@ const start = () => {
   const path = { loss: 0, rttMs: 100, packetsPerSecond: 100 };
   const goodput: Record<Transport, number> = { quic: 100, webtransport: 100, websocket: 100 };
   const measured: string[] = [];
-  const ups: { readonly at: number; readonly transport: string; readonly reason: string }[] = [];
+  const ups: {
+    readonly at: number;
+    readonly transport: string;
+    readonly reason: string;
+    readonly isForced: boolean;
+  }[] = [];
+  let lastUp: Leg | undefined;
   let handshakes = 0;
   const race = createTransportRace(
     {
@@ -69,7 +76,12 @@ const start = () => {
       return Promise.resolve(goodput[leg.transport as Transport]);
     },
     attach: (leg) => leg.attach({}),
-    onUp: ({ leg, reason }) => ups.push({ at: clock.monotonic(), transport: leg.transport, reason }),
+    onUp({ leg, reason }) {
+      // Whoever served before is dead.
+      const isForced = lastUp?.isOpen === false;
+      ups.push({ at: clock.monotonic(), transport: leg.transport, reason, isForced });
+      lastUp = leg;
+    },
     onState: () => undefined,
     onDown: () => undefined,
     onError: () => undefined,
@@ -198,21 +210,97 @@ describe('a better transport', () => {
       moves.slice(1).forEach((at, index) => {
         assert.ok(at - (moves[index] ?? 0) >= BETTER_LIMITS.movesApartMs, `moves ${at - (moves[index] ?? 0)} ms apart`);
       });
+      // Nor otherwise, as long as the leg that serves is alive.
+      switches.slice(1).forEach(({ at, isForced }, index) => {
+        const apartMs = at - (switches[index]?.at ?? 0);
+        assert.ok(apartMs >= BETTER_LIMITS.changesApartMs || isForced, `changes ${apartMs} ms apart by choice`);
+      });
       // In any three minutes at most three.
       switches.slice(3).forEach(({ at }, index) => assert.ok(at - (switches[index]?.at ?? 0) >= 2 * MINUTE_MS));
     });
   }
 });
 
-describe('a path that loses packets', () => {
-  const startOnQuic = async () => {
+const startOnQuic = async () => {
+  const world = start();
+  world.supervisor.setGateways([{ id: 'gw', quic: ['gw.test:1'] }]);
+  await world.pass(1_000);
+  assert.equal(world.serving()?.leg.transport, 'quic');
+  return world;
+};
+
+describe('one change of transport a minute', () => {
+  /** Back on QUIC by choice, a moment ago. */
+  const startAfterMove = async () => {
     const world = start();
+    world.works.quic = false;
     world.supervisor.setGateways([{ id: 'gw', quic: ['gw.test:1'] }]);
-    await world.pass(1_000);
-    assert.equal(world.serving()?.leg.transport, 'quic');
+    await world.pass(4_000);
+    world.works.quic = true;
+    while (world.serving()?.leg.transport !== 'quic') await world.pass(1_000);
     return world;
   };
 
+  it('leaves a leg that is silent, and not dead, for none of another transport', async () => {
+    const world = await startOnQuic();
+    world.works.quic = false;
+    await world.pass(10_000);
+    assert.equal(world.serving()?.leg.transport, 'webtransport');
+    const changedAt = world.ups.at(-1)?.at ?? 0;
+    world.works.quic = true;
+    while (world.clock.monotonic() - changedAt < BETTER_LIMITS.changesApartMs - 10_000) {
+      world.works.webtransport = false;
+      await world.pass(4_000);
+      assert.deepEqual([world.serving()?.leg.transport, world.serving()?.state], ['webtransport', 'suspect']);
+      world.works.webtransport = true;
+      await world.pass(1_000);
+    }
+    assert.deepEqual([world.serving()?.leg.transport, world.serving()?.state], ['webtransport', 'up']);
+    assert.equal(world.ups.length, 2);
+    // The minute is over.
+    await world.pass(10_000);
+    world.works.webtransport = false;
+    await world.pass(4_000);
+    assert.equal(world.serving()?.leg.transport, 'quic');
+  });
+
+  it('leaves one that is dead at once, with ten seconds without one at most', async () => {
+    const world = await startAfterMove();
+    world.works.quic = false;
+    await world.pass(10_000);
+    assert.equal(world.serving()?.leg.transport, 'webtransport');
+    assert.deepEqual(
+      world.ups.map(({ transport, isForced }) => [transport, isForced]),
+      [
+        ['webtransport', false],
+        ['quic', false],
+        ['webtransport', true],
+      ],
+    );
+  });
+
+  it('holds for a lossy path too, when the leg before was dead', async () => {
+    const world = await startOnQuic();
+    world.works.quic = false;
+    await world.pass(10_000);
+    assert.equal(world.serving()?.leg.transport, 'webtransport');
+    // WebTransport goes, and QUIC is all there is.
+    Object.assign(world.works, { quic: true, webtransport: false });
+    world.made.find(({ transport }) => transport === 'webtransport')?.runnerLeg.abort('lost');
+    await world.pass(5_000);
+    assert.equal(world.serving()?.leg.transport, 'quic');
+    Object.assign(world.goodput, { quic: 10, webtransport: 100 });
+    world.works.webtransport = true;
+    world.path.loss = 0.01;
+    await world.pass(3 * MINUTE_MS);
+    const [, , onQuic, around] = world.ups;
+    assert.deepEqual([onQuic?.transport, around?.transport], ['quic', 'webtransport']);
+    const apartMs = (around?.at ?? 0) - (onQuic?.at ?? 0);
+    assert.ok(apartMs >= BETTER_LIMITS.changesApartMs, `${apartMs} ms`);
+  });
+});
+
+describe('a path that loses packets', () => {
   it('is left for WebTransport, after 30 s, where that carries more; the leg says why', async () => {
     const world = await startOnQuic();
     Object.assign(world.goodput, { quic: 100, webtransport: 150 });

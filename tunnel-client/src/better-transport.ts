@@ -39,6 +39,11 @@ export interface BetterLimits extends PathLossLimits {
   readonly toleranceMs: number;
   /** From one move to the next, ms: each may be followed by the way back, so that there is one a minute at most. */
   readonly movesApartMs: number;
+  /**
+   * From one change of transport to the next, ms, whatever the reason. Until then a leg in trouble is replaced by one of
+   * the same transport only; one that is dead leaves no choice.
+   */
+  readonly changesApartMs: number;
   /** A leg that was moved to and lost sooner than this was no good choice, ms: the next look is later, not sooner. */
   readonly stableMs: number;
   /** Transfers over each of two legs that are compared on a lossy path; the slowest counts. */
@@ -60,6 +65,7 @@ export const BETTER_LIMITS: BetterLimits = {
   echoes: 3,
   toleranceMs: 10,
   movesApartMs: 120_000,
+  changesApartMs: 60_000,
   stableMs: 600_000,
   ...PATH_LOSS_LIMITS,
   transfers: 2,
@@ -89,6 +95,8 @@ export interface BetterTransport {
    * what was being tried is closed.
    */
   find(gateway: GatewayAddress, current: ManagedLeg, options: { signal: AbortSignal }): Promise<ManagedLeg>;
+  /** Whether a leg that still lives may be replaced by one of another transport. */
+  mayChange(): boolean;
   /** A leg serves; `moved` when it was found here. */
   serves(managed: ManagedLeg, options: { readonly moved: boolean }): void;
 }
@@ -101,8 +109,11 @@ export const createBetterTransport = (
   const { clock, dial, legs, log, measure = measureGoodput } = deps;
   let waitMs = limits.firstLookMs;
   let movedAt = -Infinity;
+  let changedAt = -Infinity;
   let lastTransport: Transport | undefined;
 
+  /** Monotonic ms. */
+  const movableAt = (): number => Math.max(movedAt + limits.movesApartMs, changedAt + limits.changesApartMs);
   const rankOf = (transport: string): number => TRANSPORTS.indexOf(transport as Transport);
   const betterThan = (current: string): readonly Transport[] =>
     deps.transports.filter((each) => rankOf(each) < rankOf(current));
@@ -183,7 +194,7 @@ export const createBetterTransport = (
     for (let pauseMs = limits.firstLookMs; ; pauseMs = Math.min(pauseMs * 2, limits.longestLookMs)) {
       const path = await untilLossy(current.leg, { clock }, { limits, signal });
       log.info({ legId: current.leg.id, ...path }, 'the path loses packets; another transport is tried beside QUIC');
-      await delay(clock, Math.max(0, movedAt + limits.movesApartMs - clock.monotonic()), signal);
+      await delay(clock, Math.max(0, movableAt() - clock.monotonic()), signal);
       try {
         const candidate = await lookAround(gateway, current, signal);
         if (candidate) return candidate;
@@ -222,7 +233,7 @@ export const createBetterTransport = (
       if (betterThan(current.leg.transport).length === 0) await untilAborted(signal);
       for (;;) {
         const jittered = waitMs * (1 + limits.lookJitter * deps.random());
-        const movableInMs = movedAt + limits.movesApartMs - limits.trialMs - clock.monotonic();
+        const movableInMs = movableAt() - limits.trialMs - clock.monotonic();
         await delay(clock, Math.max(jittered, movableInMs), signal);
         try {
           const candidate = await look(gateway, current, signal);
@@ -235,14 +246,17 @@ export const createBetterTransport = (
         waitMs = Math.min(waitMs * 2, limits.longestLookMs);
       }
     },
+    mayChange: () => clock.monotonic() - changedAt >= limits.changesApartMs,
     serves({ leg }, { moved }) {
       const transport = leg.transport as Transport;
+      const isChange = lastTransport !== undefined && transport !== lastTransport;
       const isFallback = lastTransport !== undefined && rankOf(transport) > rankOf(lastTransport);
       lastTransport = transport;
       const now = clock.monotonic();
       if (isFallback && now - movedAt < limits.stableMs) waitMs = Math.min(waitMs * 2, limits.longestLookMs);
       else if (isFallback) waitMs = limits.firstLookMs;
       if (moved) movedAt = now;
+      if (isChange) changedAt = now;
     },
   };
 };

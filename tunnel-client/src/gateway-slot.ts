@@ -14,7 +14,8 @@ import type { GatewayAddress } from '../../shared/src/protocol/messages.ts';
 import type { BetterTransport } from './better-transport.ts';
 import { PERSON_RETRY_MS } from './enrolment.ts';
 import type { Legs, ManagedLeg } from './supervised-legs.ts';
-import type { DialGateway } from './transport-race.ts';
+import type { Transport } from './transport.ts';
+import type { DialGateway, DialledLeg } from './transport-race.ts';
 import type { Waker } from './waker.ts';
 
 /** Failed attempts to one gateway after which the list of gateways is asked for again. */
@@ -94,6 +95,27 @@ export const runSlot = async (
     return REFUSALS[error.code].retry ? backoff.next(error.retryAfterMs) : (error.retryAfterMs ?? PERSON_RETRY_MS);
   };
 
+  /**
+   * While the transport changed a moment ago, a leg that still lives is replaced by its like only, and when it is dead by
+   * any. One that the gateway drains gets one such attempt: it takes nothing new meanwhile.
+   */
+  const dialFor = async (old: ManagedLeg | undefined, failures: number, signal: AbortSignal): Promise<DialledLeg> => {
+    const living = old && legs.has(old) ? old : undefined;
+    const replaces = living ? { replaces: living.leg.id } : {};
+    const isOver = living?.isPathDead || (living?.state === 'drained' && failures > 0);
+    if (!living || isOver || better.mayChange()) return deps.dial(slot.gateway, { signal, ...replaces });
+    const gone = new AbortController();
+    void living.leg.closed.then(() => gone.abort(new DOMException('the old leg is gone', 'AbortError')));
+    const like = { signal: AbortSignal.any([signal, gone.signal]), transports: [living.leg.transport as Transport] };
+    try {
+      const { leg } = await deps.dial(slot.gateway, { ...like, ...replaces });
+      return { leg, reason: living.reason };
+    } catch (error) {
+      if (signal.aborted || !gone.signal.aborted) throw error;
+      return deps.dial(slot.gateway, { signal });
+    }
+  };
+
   /** A new leg, or undefined when `old` is heard again before there is one. Repeats until then. */
   const establish = async (old: ManagedLeg | undefined, backoff: Backoff): Promise<ManagedLeg | undefined> => {
     const givenUp = new AbortController();
@@ -108,8 +130,7 @@ export const runSlot = async (
     try {
       for (let failures = 0; ;) {
         try {
-          const replaces = old && legs.has(old) ? { replaces: old.leg.id } : {};
-          const dialled = await deps.dial(slot.gateway, { signal: either, ...replaces });
+          const dialled = await dialFor(old, failures, either);
           backoff.succeeded();
           const gatewayId = gatewayIdOf(dialled.leg, slot.gateway);
           if (!deps.settle(slot, gatewayId)) {
