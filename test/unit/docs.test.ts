@@ -302,7 +302,7 @@ test('every link from one document to another leads to a file, and to a heading 
       .toLowerCase()
       .replaceAll(/[^\p{L}\p{N} -]/gu, '')
       .replaceAll(' ', '-');
-  for (const path of ['README.md', ...globSync('docs/**/*.md', { cwd: ROOT })]) {
+  for (const path of ['README.md', 'CHANGELOG.md', ...globSync('docs/**/*.md', { cwd: ROOT })]) {
     for (const [, target = ''] of read(path).matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^[a-z]+:/.test(target)) continue;
       const [file = '', fragment] = target.split('#');

@@ -6,6 +6,7 @@ import { describeError, RefusedError } from '../../../shared/src/errors.ts';
 import { TOKEN_SCOPES } from '../access/tokens.ts';
 import { ConfigError } from '../config.ts';
 import { DirectoryConflictError } from '../directory/directory.ts';
+import { VERSION } from '../version.ts';
 import { backUp } from './backup.ts';
 import { block, listBlocks, unblock } from './block.ts';
 import type { CliWorld } from './context.ts';
@@ -150,6 +151,7 @@ const addSessionCommands = (program: Command, world: CliWorld): void => {
 const createProgram = (world: CliWorld): Command => {
   const program = new Command('gateway')
     .description('Carries HTTPS from the internet through tunnels to environments in private networks')
+    .version(VERSION)
     .configureOutput({
       writeOut: (text) => void world.stdout.write(text),
       writeErr: (text) => void world.stderr.write(text),
