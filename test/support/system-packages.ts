@@ -52,13 +52,22 @@ const program = (name: string, ...packages: string[]): Need => ({
   isMet: () => findProgram(name) !== undefined,
 });
 
+export const NGINX_STREAM_MODULE = '/usr/lib/nginx/modules/ngx_stream_module.so';
+
 export const NEEDS = {
   chromium: { packages: ['chromium'], isMet: () => findChromium() !== undefined },
   bwrap: program('bwrap', 'bubblewrap'),
   curl: program('curl', 'curl'),
+  jq: program('jq', 'jq'),
   openssl: program('openssl', 'openssl'),
+  haproxy: program('haproxy', 'haproxy'),
   iproute2: program('ip', 'iproute2'),
   nginx: program('nginx', 'nginx'),
+  /** Its module that passes TCP through is a package of its own. */
+  'nginx-stream': {
+    packages: ['nginx', 'libnginx-mod-stream'],
+    isMet: () => findProgram('nginx') !== undefined && existsSync(NGINX_STREAM_MODULE),
+  },
   python3: program('python3', 'python3-minimal'),
   prometheus: program('prometheus', 'prometheus'),
   promtool: program('promtool', 'prometheus'),
