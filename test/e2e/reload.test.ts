@@ -14,7 +14,7 @@ import { GATEWAY_MAIN } from '../support/served-processes.ts';
 const DAY_MS = 24 * 3_600_000;
 const TIMEOUT = { timeout: 60_000 };
 
-test('SIGHUP takes over certificates and log level, and names what needs a restart', TIMEOUT, async (t) => {
+test('SIGHUP takes over what it can, and names what needs a restart', TIMEOUT, async (t) => {
   const directory = await temporaryDirectory(t);
   const path = join(directory, 'gateway.yaml');
   const pair = { certificate: join(directory, 'cert.pem'), key: join(directory, 'key.pem') };
@@ -52,12 +52,12 @@ test('SIGHUP takes over certificates and log level, and names what needs a resta
   assert.equal(await nameServed(), 'DNS:one.example');
 
   await issue('two.example');
-  await configure({ logLevel: 'debug', limits: { connections: 50 } });
+  await configure({ logLevel: 'debug', limits: { connections: 50, maxApiBodyBytes: 1_000 }, publicPort: 443 });
   gateway.child.kill('SIGHUP');
   const [line] = await gateway.waitForOutput(/.*configuration read again; a part of it needs a restart.*/);
   const { applied, needsRestart } = JSON.parse(line) as { applied: string[]; needsRestart: string[] };
-  assert.deepEqual(applied, ['logLevel debug', `certificate ${pair.certificate}`]);
-  assert.deepEqual(needsRestart, ['limits']);
+  assert.deepEqual(applied, ['limits.connections 50', 'logLevel debug', `certificate ${pair.certificate}`]);
+  assert.deepEqual(needsRestart, ['limits.maxApiBodyBytes', 'publicPort']);
   assert.equal(await nameServed(), 'DNS:two.example');
   await gateway.waitForOutput(/"level":"debug"/);
 

@@ -7,23 +7,16 @@ import { constants } from 'node:http2';
 import type { Socket } from 'node:net';
 import { afterEach, after, before, describe, it } from 'node:test';
 import { until } from '../support/runner.ts';
-import {
-  open,
-  portHost,
-  rawApplication,
-  readUntilClosed,
-  requestText,
-  startWholeWay,
-  type CountingUpstream,
-  type WholeWay,
-} from '../support/whole-way.ts';
+import { rawApplication, type Application } from '../support/applications.ts';
+import { readUntilClosed } from '../support/sockets.ts';
+import { open, portHost, requestText, startWholeWay, type WholeWay } from '../support/whole-way.ts';
 
 /** An upstream connection outlives its client by at most this, ms. */
 const GONE_MS = 1_000;
 
 describe('the end', () => {
   let way: WholeWay;
-  let upstream: CountingUpstream;
+  let upstream: Application;
   let host: string;
   /** The next connection to the application, with the head of its request. */
   let serve: (socket: Socket, head: string) => void;

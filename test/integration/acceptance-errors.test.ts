@@ -5,13 +5,8 @@ import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
 import { DOMAIN, type Answer } from '../support/gateway.ts';
 import { startTestRunner, until, type TestRunner } from '../support/runner.ts';
-import {
-  httpApplication,
-  portHost,
-  startWholeWay,
-  type CountingUpstream,
-  type WholeWay,
-} from '../support/whole-way.ts';
+import { httpApplication, type Application } from '../support/applications.ts';
+import { portHost, startWholeWay, type WholeWay } from '../support/whole-way.ts';
 
 /** Of the gateway under test; the default is a minute. */
 const RESPONSE_HEADER_TIMEOUT_MS = 300;
@@ -26,7 +21,7 @@ type Form = keyof typeof FORMS;
 describe('answers of the gateway', { timeout: 60_000 }, () => {
   let way: WholeWay;
   let away: TestRunner;
-  let silent: CountingUpstream;
+  let silent: Application;
   let closedPort: number;
   before(async () => {
     silent = await httpApplication(() => undefined);

@@ -16,7 +16,7 @@ import type { Target, TargetKind } from '../../shared/src/protocol/target.ts';
 import { listenQuic, type QuicListener } from '../../shared/src/transport/quic.ts';
 import { portHost, startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startTestRunner, until, type TestRunner } from '../support/runner.ts';
-import { httpApplication, type CountingUpstream } from '../support/whole-way.ts';
+import { httpApplication, type Application } from '../support/applications.ts';
 
 const never = new AbortController().signal;
 
@@ -65,11 +65,11 @@ describe('a hostile gateway', { timeout: 60_000 }, () => {
   let quic: QuicListener;
   let runner: TestRunner;
   /** Stands where the client listens for itself. */
-  let own: CountingUpstream;
+  let own: Application;
   let leg: Leg;
   /** Applications beside the announced one; nobody may come to them. */
-  let other: CountingUpstream;
-  let announced: CountingUpstream;
+  let other: Application;
+  let announced: Application;
 
   before(async () => {
     const key = createKey();

@@ -8,14 +8,8 @@ import { constants } from 'node:http2';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
-import {
-  httpApplication,
-  open,
-  portHost,
-  startWholeWay,
-  type CountingUpstream,
-  type WholeWay,
-} from '../support/whole-way.ts';
+import { httpApplication, type Application } from '../support/applications.ts';
+import { open, portHost, startWholeWay, type WholeWay } from '../support/whole-way.ts';
 
 const BLOCK_BYTES = 256 << 10;
 const LARGE_BYTES = 256 << 20;
@@ -72,7 +66,7 @@ const TIMEOUT_MS = 300_000;
 
 describe('large bodies', { timeout: TIMEOUT_MS }, () => {
   let way: WholeWay;
-  let upstream: CountingUpstream;
+  let upstream: Application;
   let host: string;
   before(async () => {
     upstream = await httpApplication((request, response) => {
@@ -164,7 +158,7 @@ describe('large bodies', { timeout: TIMEOUT_MS }, () => {
 
 describe('answers', () => {
   let way: WholeWay;
-  let upstream: CountingUpstream;
+  let upstream: Application;
   let host: string;
   const content = randomBytes(100_000);
   const openEvents: (() => void)[] = [];

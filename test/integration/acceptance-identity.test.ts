@@ -12,7 +12,8 @@ import { openEmbeddedDirectory } from '../../gateway/src/directory/embedded.ts';
 import { connectRunner, type RunnerClient, type RunnerOptions } from '../../tunnel-client/src/client.ts';
 import { DOMAIN, portHost, startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startTestRunner, until } from '../support/runner.ts';
-import { during, httpApplication } from '../support/whole-way.ts';
+import { httpApplication } from '../support/applications.ts';
+import { during } from '../support/whole-way.ts';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;

@@ -13,7 +13,8 @@ import { WebSocket, WebSocketServer } from 'ws';
 import { portHost, startTestGateway } from '../support/gateway.ts';
 import { startProcess } from '../support/processes.ts';
 import { until } from '../support/runner.ts';
-import { during, httpApplication } from '../support/whole-way.ts';
+import { httpApplication } from '../support/applications.ts';
+import { during } from '../support/whole-way.ts';
 
 /** Nothing hangs longer on a runner that is gone, ms. */
 const DEAD_MS = 10_000;

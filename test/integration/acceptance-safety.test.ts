@@ -12,16 +12,9 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import { connectRunner } from '../../tunnel-client/src/client.ts';
 import { DOMAIN, startTestGateway } from '../support/gateway.ts';
 import { startTestRunner } from '../support/runner.ts';
-import {
-  httpApplication,
-  portHost,
-  rawApplication,
-  readUntilClosed,
-  requestText,
-  startWholeWay,
-  type CountingUpstream,
-  type WholeWay,
-} from '../support/whole-way.ts';
+import { httpApplication, rawApplication, type Application } from '../support/applications.ts';
+import { readUntilClosed } from '../support/sockets.ts';
+import { portHost, requestText, startWholeWay, type WholeWay } from '../support/whole-way.ts';
 
 interface RawAnswer {
   readonly status: number;
@@ -33,8 +26,8 @@ const valuesOf = ({ lines }: RawAnswer, name: string): string[] =>
 
 describe('a request', { timeout: 60_000 }, () => {
   let way: WholeWay;
-  let attacked: CountingUpstream;
-  let quiet: CountingUpstream;
+  let attacked: Application;
+  let quiet: Application;
   let host: string;
   let authority: string;
   const seen: IncomingMessage[] = [];

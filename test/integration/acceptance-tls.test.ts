@@ -3,22 +3,14 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
 import { WebSocket, WebSocketServer } from 'ws';
-import {
-  httpApplication,
-  httpsApplication,
-  open,
-  portHost,
-  startWholeWay,
-  type CountingUpstream,
-  type HttpsApplication,
-  type WholeWay,
-} from '../support/whole-way.ts';
+import { httpApplication, httpsApplication, type Application, type HttpsApplication } from '../support/applications.ts';
+import { open, portHost, startWholeWay, type WholeWay } from '../support/whole-way.ts';
 import { DOMAIN } from '../support/gateway.ts';
 
 describe('TLS to the application', () => {
   let way: WholeWay;
   let secure: HttpsApplication;
-  let plain: CountingUpstream;
+  let plain: Application;
   before(async () => {
     secure = await httpsApplication((request, response) => response.end(`secure ${request.headers.host}`));
     const sockets = new WebSocketServer({ server: secure.server });

@@ -6,15 +6,9 @@ import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { WebSocket, WebSocketServer, type ClientOptions } from 'ws';
-import {
-  httpApplication,
-  portHost,
-  readUntilClosed,
-  requestText,
-  startWholeWay,
-  type CountingUpstream,
-  type WholeWay,
-} from '../support/whole-way.ts';
+import { httpApplication, type Application } from '../support/applications.ts';
+import { readUntilClosed } from '../support/sockets.ts';
+import { portHost, requestText, startWholeWay, type WholeWay } from '../support/whole-way.ts';
 
 /** Over QUIC; the other transports run all the same, with fewer. */
 const MESSAGES = process.env['TEST_TRANSPORT'] === undefined ? 10_000 : 2_000;
@@ -40,7 +34,7 @@ const TIMEOUT_MS = 300_000;
 
 describe('WebSockets', { timeout: TIMEOUT_MS }, () => {
   let way: WholeWay;
-  let upstream: CountingUpstream;
+  let upstream: Application;
   let host: string;
   const requests: IncomingMessage[] = [];
   const accepted: WebSocket[] = [];

@@ -6,8 +6,8 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { OK, outcome, startHostileWorld, type HostileWorld } from '../support/hostile-world.ts';
-import { readUntil } from '../support/proxy-world.ts';
-import { readUntilClosed } from '../support/whole-way.ts';
+import { readUntil } from '../support/sockets.ts';
+import { readUntilClosed } from '../support/sockets.ts';
 
 type Make = (names: { host: string; other: string }) => string;
 const head =

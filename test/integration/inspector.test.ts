@@ -26,14 +26,8 @@ import { createResolver } from '../../tunnel-client/src/resolver.ts';
 import { memoryPair } from '../support/connection-pairs.ts';
 import { makeLegs, never, readAll, target } from '../support/legs.ts';
 import { until } from '../support/runner.ts';
-import {
-  type CountingUpstream,
-  httpApplication,
-  httpsApplication,
-  portHost,
-  startWholeWay,
-  type WholeWay,
-} from '../support/whole-way.ts';
+import { type Application, httpApplication, httpsApplication } from '../support/applications.ts';
+import { portHost, startWholeWay, type WholeWay } from '../support/whole-way.ts';
 
 const SECRET = 's3cr3t';
 const ENVIRONMENT = 'shop';
@@ -83,8 +77,8 @@ const answer = async (request: IncomingMessage, response: ServerResponse): Promi
 
 describe('the inspector', () => {
   let way: WholeWay;
-  let application: CountingUpstream;
-  let secure: CountingUpstream;
+  let application: Application;
+  let secure: Application;
   let inspector: Inspector;
   let host: string;
   const sockets = new WebSocketServer({ noServer: true });

@@ -18,6 +18,10 @@ describe('a path of 100 ms that loses, reorders, doubles and damages datagrams',
       if (loss === 0.05) {
         const packets = runner.client.status().legs[0]?.packets;
         assert.ok(packets && packets.lost > 0 && packets.lost < packets.sent, JSON.stringify(packets));
+        // The body came back, so that the gateway has lost some too.
+        await until(() => runner.client.status().legs[0]?.gatewayPackets !== undefined, WAIT_MS);
+        const gateways = runner.client.status().legs[0]?.gatewayPackets;
+        assert.ok(gateways && gateways.lost > 0 && gateways.lost < gateways.sent, JSON.stringify(gateways));
       }
     });
   }

@@ -4,20 +4,18 @@ import type { Socket } from 'node:net';
 import { after, afterEach, before, describe, test } from 'node:test';
 import type { GatewayErrorCode } from '../../gateway/src/errors.ts';
 import type { GatewayLimits } from '../../gateway/src/limits.ts';
+import { cannedApplication, rawApplication } from '../support/applications.ts';
 import {
-  cannedUpstream,
   createProxyWorld,
   exchangeBytes,
   get,
   httpUpstream,
   parseResponse,
-  rawUpstream,
-  readToEnd,
-  readUntil,
   valuesOf,
   type PlainResponse,
   type ProxyWorld,
 } from '../support/proxy-world.ts';
+import { readUntilClosed, readUntil } from '../support/sockets.ts';
 
 /** Rows 17 and 18: what one side loses, the other side learns within this, ms. */
 const PASSED_ON_MS = 1_000;
@@ -98,7 +96,7 @@ describe('what goes wrong between client and upstream', () => {
       for (const way of ['end', 'reset'] as const) {
         let socket: Socket | undefined;
         const upstream = await use(
-          cannedUpstream((made) => {
+          cannedApplication((made) => {
             socket = made;
             made.write(head);
           }),
@@ -113,7 +111,7 @@ describe('what goes wrong between client and upstream', () => {
         const rest =
           name === 'untilClose' && way === 'end'
             ? readUntil(client, '0\r\n\r\n')
-            : readToEnd(client).then((end) => end.text);
+            : readUntilClosed(client).then((end) => end.text);
         text += await within(PASSED_ON_MS, rest);
         const { body } = parseResponse(text);
         assert.ok(body.startsWith('part'), name);
@@ -125,8 +123,8 @@ describe('what goes wrong between client and upstream', () => {
   });
 
   test('an upstream that hangs up or resets before it answers', async () => {
-    const hangsUp = await use(cannedUpstream((socket) => socket.end()));
-    const resets = await use(cannedUpstream((socket) => void socket.resetAndDestroy()));
+    const hangsUp = await use(cannedApplication((socket) => socket.end()));
+    const resets = await use(cannedApplication((socket) => void socket.resetAndDestroy()));
     for (const upstream of [hangsUp, resets]) {
       world.expose(upstream.port);
       isError(await within(PASSED_ON_MS, get(world, upstream.port)), 502, 'upstream_reset');
@@ -135,16 +133,16 @@ describe('what goes wrong between client and upstream', () => {
 
   test('bytes behind an answer are never the next answer', async () => {
     const answer = 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst';
-    const upstream = await use(cannedUpstream(`${answer}HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison`));
+    const upstream = await use(cannedApplication(`${answer}HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison`));
     world.expose(upstream.port);
     for (let count = 0; count < 5; count++) assert.equal((await get(world, upstream.port)).body, 'first');
   });
 
   test('an upstream that stays silent, and one that only sends 1xx', async () => {
     const limited = await worldWith({ responseHeaderTimeoutMs: 300 });
-    const silent = await use(cannedUpstream(''));
+    const silent = await use(cannedApplication(''));
     const drips = await use(
-      cannedUpstream((socket) => {
+      cannedApplication((socket) => {
         const timer = setInterval(() => socket.write('HTTP/1.1 102 Processing\r\n\r\n'), 100);
         socket.once('close', () => clearInterval(timer));
       }),
@@ -154,7 +152,7 @@ describe('what goes wrong between client and upstream', () => {
     isError(await within(2_000, get(limited, silent.port)), 504, 'upstream_timeout');
     const client = await limited.connect(limited.host(drips.port));
     client.write(`GET / HTTP/1.1\r\nHost: ${limited.host(drips.port)}\r\nConnection: close\r\n\r\n`);
-    const { text } = await within(2_000, readToEnd(client));
+    const { text } = await within(2_000, readUntilClosed(client));
     isError(parseResponse(text.slice(text.search(/HTTP\/1\.1 [2-9]/))), 504, 'upstream_timeout');
   });
 
@@ -177,10 +175,10 @@ describe('what goes wrong between client and upstream', () => {
     // Longer than the upstream has for its answer.
     await new Promise((resolve) => setTimeout(resolve, 600));
     slow.write('cd');
-    assert.equal(parseResponse((await readToEnd(slow)).text).body, 'thanks');
+    assert.equal(parseResponse((await readUntilClosed(slow)).text).body, 'thanks');
     const stops = await limited.connect(host);
     stops.write(`${head}ab`);
-    isError(parseResponse((await within(4_000, readToEnd(stops))).text), 408, 'request_timeout');
+    isError(parseResponse((await within(4_000, readUntilClosed(stops))).text), 408, 'request_timeout');
   });
 
   test('a target that is not connected in time', async () => {
@@ -208,7 +206,7 @@ describe('what goes wrong between client and upstream', () => {
     world.route = () => Promise.reject(new Error('the directory is away'));
     isError(await get(world, upstream.port), 503, 'directory_unavailable');
     world.route = undefined;
-    assert.equal(upstream.connections, 0);
+    assert.equal(upstream.connections(), 0);
   });
 
   test('a request that comes back is a loop; a chain of applications is none', async () => {
@@ -220,7 +218,7 @@ describe('what goes wrong between client and upstream', () => {
     isError(await get(world, upstream.port, '/', `Gitpod-Gateway-Hops: ${label}\r\n`), 508, 'loop');
     const many = Array.from({ length: 8 }, (_, index) => `${3000 + index}--other`).join(', ');
     isError(await get(world, upstream.port, '/', `gitpod-gateway-hops: ${many}\r\n`), 508, 'loop');
-    assert.equal(upstream.connections, 0);
+    assert.equal(upstream.connections(), 0);
     const chained = await get(world, upstream.port, '/', 'gitpod-gateway-hops: 3000--other\r\n');
     assert.equal(chained.body, `3000--other, ${label}`);
   });
@@ -228,7 +226,7 @@ describe('what goes wrong between client and upstream', () => {
   test('a kept connection that the upstream closes: a GET goes out again, a POST never twice', async () => {
     let posts = 0;
     const upstream = await use(
-      rawUpstream((socket) => {
+      rawApplication((socket) => {
         let served = 0;
         socket.on('data', (chunk) => {
           if (chunk.toString().startsWith('POST')) posts += 1;
@@ -279,7 +277,7 @@ describe('what goes wrong between client and upstream', () => {
     const client = await lonely.connect(host);
     client.write(`GET /begun HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
     await Promise.all([seen, readUntil(client, 'begun')]);
-    const rest = readToEnd(client);
+    const rest = readUntilClosed(client);
     lonely.legs[0]!.gateway.abort('lost');
     isError(await within(PASSED_ON_MS, before), 502, 'tunnel_lost');
     assert.equal((await within(PASSED_ON_MS, rest)).text.includes('0\r\n\r\n'), false);
@@ -347,7 +345,7 @@ describe('what goes wrong between client and upstream', () => {
     const client = await limited.connect(host);
     client.write(`GET / HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
     await readUntil(client, 'begun');
-    assert.equal((await within(2_000, readToEnd(client))).text.includes('0\r\n\r\n'), false);
+    assert.equal((await within(2_000, readUntilClosed(client))).text.includes('0\r\n\r\n'), false);
   });
 
   test('limits: requests of an environment, connections to a target, streams of an environment', async () => {

@@ -4,7 +4,8 @@ import { once } from 'node:events';
 import { constants, type ClientHttp2Session, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2';
 import type { Socket } from 'node:net';
 import { after, before, describe, test } from 'node:test';
-import { cannedUpstream, createProxyWorld, httpUpstream, type ProxyWorld } from '../support/proxy-world.ts';
+import { cannedApplication } from '../support/applications.ts';
+import { createProxyWorld, httpUpstream, type ProxyWorld } from '../support/proxy-world.ts';
 
 interface Answer {
   readonly headers: IncomingHttpHeaders;
@@ -105,7 +106,7 @@ describe('requests over HTTP/2', () => {
   });
 
   test('interim responses, HEAD, 204, 304, and a status that HTTP/2 cannot carry in Node', async () => {
-    const upstream = await cannedUpstream((socket) => {
+    const upstream = await cannedApplication((socket) => {
       socket.write(
         'HTTP/1.1 103 Early\r\nLink: <a>\r\nLink: <b>\r\n\r\nHTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n',
       );
@@ -201,7 +202,7 @@ describe('requests over HTTP/2', () => {
 
   test('a cut upstream resets the stream, a reset stream cuts the upstream', async () => {
     let socket: Socket | undefined;
-    const upstream = await cannedUpstream((made) => {
+    const upstream = await cannedApplication((made) => {
       socket = made;
       made.write('HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart');
     });

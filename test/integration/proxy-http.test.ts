@@ -2,19 +2,17 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { request as httpsRequest } from 'node:https';
 import { after, before, describe, test } from 'node:test';
+import { cannedApplication, httpsApplication } from '../support/applications.ts';
 import {
-  cannedUpstream,
   createProxyWorld,
   exchangeBytes,
   get,
-  httpsUpstream,
   httpUpstream,
   parseResponse,
-  readToEnd,
-  readUntil,
   valuesOf,
   type ProxyWorld,
 } from '../support/proxy-world.ts';
+import { readUntilClosed, readUntil } from '../support/sockets.ts';
 
 describe('requests over HTTP/1.1', () => {
   let world: ProxyWorld;
@@ -63,7 +61,7 @@ describe('requests over HTTP/1.1', () => {
     world.expose(upstream.port);
     assert.equal((await get(world, upstream.port)).body, 'ok');
     assert.equal((await get(world, upstream.port)).body, 'ok');
-    assert.equal(upstream.connections, 1);
+    assert.equal(upstream.connections(), 1);
     await upstream.close();
   });
 
@@ -108,7 +106,7 @@ describe('requests over HTTP/1.1', () => {
       '',
     ]);
     assert.deepEqual(await send('PROPFIND', 'Content-Length: 2\r\n', 'hi'), ['PROPFIND', '2', null, 'hi']);
-    assert.equal(upstream.connections, 1, 'every one of them left its connection in order');
+    assert.equal(upstream.connections(), 1, 'every one of them left its connection in order');
     await upstream.close();
   });
 
@@ -135,12 +133,12 @@ describe('requests over HTTP/1.1', () => {
       assert.deepEqual([answer.status, answer.body], [status, 'ok']);
       assert.deepEqual(valuesOf(answer, 'gateway-error'), []);
     }
-    assert.equal(upstream.connections, 1);
+    assert.equal(upstream.connections(), 1);
     await upstream.close();
   });
 
   test('bytes above 0x7f in field values and reason phrases arrive as they were', async () => {
-    const upstream = await cannedUpstream(
+    const upstream = await cannedApplication(
       Buffer.from(
         'HTTP/1.1 200 Gr\xfc\xdfe\r\nContent-Length: 2\r\nX-Raw: \xe9\r\nContent-Disposition: attachment; filename="\xc3\xa9"\r\n\r\nok',
         'latin1',
@@ -156,7 +154,7 @@ describe('requests over HTTP/1.1', () => {
   });
 
   test('interim responses, links and response trailers', async () => {
-    const upstream = await cannedUpstream(
+    const upstream = await cannedApplication(
       'HTTP/1.1 103 Early Hints\r\nLink: <a>; rel=preload\r\nLink: not a link at all\r\nGateway-Error: x\r\n\r\n' +
         'HTTP/1.1 199 Odd\r\n\r\n' +
         'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Set-Cookie\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nx-sum: 2\r\nSet-Cookie: a=1\r\n\r\n',
@@ -164,7 +162,7 @@ describe('requests over HTTP/1.1', () => {
     world.expose(upstream.port);
     const socket = await world.connect(world.host(upstream.port));
     socket.write(`GET / HTTP/1.1\r\nHost: ${world.host(upstream.port)}\r\nConnection: close\r\n\r\n`);
-    const { text } = await readToEnd(socket);
+    const { text } = await readUntilClosed(socket);
     const [hints, odd, head, ...rest] = text.split('\r\n\r\n');
     assert.equal(hints, 'HTTP/1.1 103 Early Hints\r\nLink: <a>; rel=preload\r\nLink: not a link at all');
     assert.match(odd!, /^HTTP\/1\.1 199 /);
@@ -196,7 +194,7 @@ describe('requests over HTTP/1.1', () => {
     assert.deepEqual(await send(`2\r\nhi\r\n0\r\n${section}`), ['hi', trailers, 'trailers']);
     assert.deepEqual(await send(`0\r\n${section}`), ['', trailers, 'trailers']);
     assert.deepEqual(await send(`2\r\nhi\r\n0\r\n\r\n`), ['hi', [], 'trailers']);
-    assert.equal(upstream.connections, 1);
+    assert.equal(upstream.connections(), 1);
     await upstream.close();
   });
 
@@ -213,12 +211,12 @@ describe('requests over HTTP/1.1', () => {
     socket.write(head(upstream.port));
     assert.equal(await readUntil(socket, '\r\n\r\n'), 'HTTP/1.1 100 Continue\r\n\r\n');
     socket.write('hi');
-    assert.equal(parseResponse((await readToEnd(socket)).text).body, 'expect: undefined');
+    assert.equal(parseResponse((await readUntilClosed(socket)).text).body, 'expect: undefined');
     await upstream.close();
     // Nobody takes the body: no 100.
     const refused = await world.connect(host);
     refused.write(head(upstream.port));
-    assert.match((await readToEnd(refused)).text, /^HTTP\/1\.1 502 /);
+    assert.match((await readUntilClosed(refused)).text, /^HTTP\/1\.1 502 /);
   });
 
   test('an answer that comes while the upload runs', async () => {
@@ -236,7 +234,7 @@ describe('requests over HTTP/1.1', () => {
     // The rest is read away, and the connection goes on or ends, but never takes body for a request.
     socket.write('x'.repeat(99_000));
     socket.write(`GET /next HTTP/1.1\r\nHost: ${world.host(1024)}\r\nConnection: close\r\n\r\n`);
-    const { text } = await readToEnd(socket);
+    const { text } = await readUntilClosed(socket);
     const rest = text.slice(text.indexOf('HTTP/1.1'));
     assert.ok(rest === '' || /port_not_exposed/.test(rest), rest);
     await upstream.close();
@@ -257,7 +255,7 @@ describe('requests over HTTP/1.1', () => {
     socket.write('6\r\nsecond\r\n');
     await readUntil(socket, 'second\r\n');
     socket.write('0\r\n\r\n');
-    assert.equal((await readToEnd(socket)).text, '0\r\n\r\n');
+    assert.equal((await readUntilClosed(socket)).text, '0\r\n\r\n');
     await upstream.close();
   });
 
@@ -327,10 +325,10 @@ describe('requests over HTTP/1.1', () => {
   });
 
   test('TLS to the upstream, by protocol and by the "s" of the host', async () => {
-    const upstream = await httpsUpstream((_request, response) => void response.end('secret'));
+    const upstream = await httpsApplication((_request, response) => void response.end('secret'));
     world.expose(upstream.port, { protocol: 'https' });
     assert.equal((await get(world, upstream.port)).body, 'secret');
-    const other = await httpsUpstream((_request, response) => void response.end('secret too'));
+    const other = await httpsApplication((_request, response) => void response.end('secret too'));
     world.expose(other.port);
     const host = world.host(other.port, { tls: true });
     const answer = await exchangeBytes(world, host, `GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
@@ -359,7 +357,7 @@ describe('requests over HTTP/1.1', () => {
   });
 
   test('nothing listens', async () => {
-    const upstream = await cannedUpstream('');
+    const upstream = await cannedApplication('');
     world.expose(upstream.port);
     await upstream.close();
     const answer = await get(world, upstream.port);

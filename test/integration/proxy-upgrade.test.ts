@@ -4,18 +4,9 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { WebSocket, WebSocketServer } from 'ws';
-import {
-  cannedUpstream,
-  createProxyWorld,
-  httpsUpstream,
-  httpUpstream,
-  parseResponse,
-  rawUpstream,
-  readToEnd,
-  readUntil,
-  valuesOf,
-  type ProxyWorld,
-} from '../support/proxy-world.ts';
+import { cannedApplication, httpsApplication, rawApplication } from '../support/applications.ts';
+import { createProxyWorld, httpUpstream, parseResponse, valuesOf, type ProxyWorld } from '../support/proxy-world.ts';
+import { readUntilClosed, readUntil } from '../support/sockets.ts';
 
 const PASSED_ON_MS = 1_000;
 /** Messages each way; the long run sends more. */
@@ -85,7 +76,7 @@ describe('WebSocket upgrades', () => {
   });
 
   test('the head upstream: names of RFC 6455, the rest as it was', async () => {
-    const upstream = await cannedUpstream(SWITCHED);
+    const upstream = await cannedApplication(SWITCHED);
     world.expose(upstream.port);
     const host = world.host(upstream.port);
     const client = await world.connect(host);
@@ -115,7 +106,7 @@ describe('WebSocket upgrades', () => {
 
   test('bytes behind the request wait for the 101, and are no second request', async () => {
     const asked = Promise.withResolvers<Socket>();
-    const upstream = await cannedUpstream((made) => asked.resolve(made));
+    const upstream = await cannedApplication((made) => asked.resolve(made));
     world.expose(upstream.port);
     const host = world.host(upstream.port);
     const client = await world.connect(host);
@@ -132,14 +123,14 @@ describe('WebSocket upgrades', () => {
   });
 
   test('a refused upgrade is an ordinary answer, and what came behind it reaches nobody', async () => {
-    const upstream = await cannedUpstream(
+    const upstream = await cannedApplication(
       'HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\nGateway-Error: x\r\n\r\n2\r\nno\r\n0\r\n\r\n',
     );
     world.expose(upstream.port);
     const host = world.host(upstream.port);
     const client = await world.connect(host);
     client.write(`${handshake(host)}GET /smuggled HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
-    const answer = parseResponse((await readToEnd(client)).text);
+    const answer = parseResponse((await readUntilClosed(client)).text);
     assert.deepEqual([answer.status, answer.statusText, answer.body], [403, 'No', 'no']);
     assert.deepEqual(valuesOf(answer, 'gateway-error'), []);
     assert.deepEqual(valuesOf(answer, 'connection'), ['close']);
@@ -160,7 +151,7 @@ describe('WebSocket upgrades', () => {
     const host = world.host(upstream.port);
     const client = await world.connect(host);
     client.write(handshake(host));
-    assert.equal(parseResponse((await readToEnd(client)).text).body.length, size);
+    assert.equal(parseResponse((await readUntilClosed(client)).text).body.length, size);
     await upstream.close();
   });
 
@@ -168,12 +159,12 @@ describe('WebSocket upgrades', () => {
     const fails = async (port: number, status: number, code: string): Promise<void> => {
       const client = await world.connect(world.host(port));
       client.write(handshake(world.host(port)));
-      const answer = parseResponse((await readToEnd(client)).text);
+      const answer = parseResponse((await readUntilClosed(client)).text);
       assert.deepEqual([answer.status, valuesOf(answer, 'gateway-error')], [status, [code]]);
     };
-    const other = await cannedUpstream(SWITCHED.replace('websocket', 'h2c'));
-    const broken = await cannedUpstream('nonsense\r\n\r\n');
-    const mixed = await cannedUpstream('HTTP/1.1 101 Switching\r\n\r\nHTTP/1.1 200 OK\r\n\r\n');
+    const other = await cannedApplication(SWITCHED.replace('websocket', 'h2c'));
+    const broken = await cannedApplication('nonsense\r\n\r\n');
+    const mixed = await cannedApplication('HTTP/1.1 101 Switching\r\n\r\nHTTP/1.1 200 OK\r\n\r\n');
     for (const upstream of [other, broken, mixed]) {
       world.expose(upstream.port);
       await fails(upstream.port, 502, 'upstream_invalid');
@@ -184,7 +175,7 @@ describe('WebSocket upgrades', () => {
   });
 
   test('TLS to the upstream', async () => {
-    const upstream = await httpsUpstream((_request, response) => void response.end());
+    const upstream = await httpsApplication((_request, response) => void response.end());
     const server = new WebSocketServer({ server: upstream.server });
     server.on('connection', (socket) => socket.send('hello'));
     world.expose(upstream.port, { protocol: 'https' });
@@ -200,7 +191,7 @@ describe('WebSocket upgrades', () => {
   test('ends and resets pass through in both directions', async () => {
     const start = async (): Promise<{ client: Socket; upstream: Socket; close(): Promise<void> }> => {
       let socket: Socket | undefined;
-      const server = await rawUpstream((made) => {
+      const server = await rawApplication((made) => {
         socket = made;
         let head = '';
         const onData = (chunk: Buffer): void => {
@@ -278,7 +269,7 @@ describe('WebSocket upgrades', () => {
   });
 
   test('a client that leaves before the answer', async () => {
-    const upstream = await cannedUpstream(() => undefined);
+    const upstream = await cannedApplication(() => undefined);
     world.expose(upstream.port);
     const host = world.host(upstream.port);
     const arrived = once(upstream.server, 'connection') as Promise<[Socket]>;
@@ -295,7 +286,7 @@ describe('WebSocket upgrades', () => {
   test('a reader that stops holds its writer back', async () => {
     let written = 0;
     let wroteAt = performance.now();
-    const upstream = await cannedUpstream((socket) => {
+    const upstream = await cannedApplication((socket) => {
       socket.write(SWITCHED);
       const chunk = Buffer.alloc(64 << 10);
       const more = (): void => {

@@ -1,4 +1,4 @@
-/** A real edge on free ports of 127.0.0.1, before a forwarder that records what reaches it. */
+/** A real edge on free ports of 127.0.0.1. What reaches its forwarder is recorded. */
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -48,6 +48,8 @@ export interface EdgeTestOptions {
   readonly handlers?: EdgeDeps['handlers'];
   readonly publicPorts?: readonly number[];
   readonly proxies?: EdgeDeps['proxies'];
+  readonly log?: EdgeDeps['log'];
+  readonly onEnd?: EdgeDeps['onExchangeEnd'];
 }
 
 /** Reads the body and answers 200 with what the forwarder was given. */
@@ -79,7 +81,7 @@ export const startEdge = async (options: EdgeTestOptions = {}): Promise<EdgeUnde
     domains,
     certificates,
     clock,
-    log: pino({ level: 'silent' }),
+    log: options.log ?? pino({ level: 'silent' }),
     limits: { ...GATEWAY_LIMITS, ...options.limits },
     ...(options.proxies ? { proxies: options.proxies } : {}),
     publicPorts: () => new Set(options.publicPorts ?? [443]),
@@ -97,6 +99,7 @@ export const startEdge = async (options: EdgeTestOptions = {}): Promise<EdgeUnde
       },
     },
     onExchangeEnd(exchange, status) {
+      options.onEnd?.(exchange, status);
       ended.push({ exchange, status });
       for (const wake of waiters) wake();
     },

@@ -7,7 +7,9 @@ import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
 import type { GatewayOptions } from './gateway.ts';
 import { readRequests, valuesIn, type StrictRequest } from './strict-http.ts';
-import { portHost, rawApplication, readUntilClosed, startWholeWay, type WholeWay } from './whole-way.ts';
+import { rawApplication } from './applications.ts';
+import { readUntilClosed } from './sockets.ts';
+import { portHost, startWholeWay, type WholeWay } from './whole-way.ts';
 
 export interface Recorder {
   readonly port: number;

@@ -11,8 +11,6 @@ import { createSigningKeys } from '../../gateway/src/access/signing-keys.ts';
 import { createTokenVerifier, issueToken, type TokenClaims } from '../../gateway/src/access/tokens.ts';
 import type { Directory } from '../../gateway/src/directory/directory.ts';
 import { openEmbeddedDirectory } from '../../gateway/src/directory/embedded.ts';
-import { createEdge } from '../../gateway/src/edge/edge.ts';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import { GATEWAY_LIMITS } from '../../gateway/src/limits.ts';
 import { createLogsHost } from '../../gateway/src/logs/logs-host.ts';
 import { createViewerPage } from '../../gateway/src/logs/viewer-page.ts';
@@ -22,10 +20,10 @@ import { systemClock, type Clock } from '../../shared/src/clock.ts';
 import type { StreamRefusal } from '../../shared/src/errors.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import { environmentSchema } from '../../shared/src/protocol/messages.ts';
-import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
 import { createLogServer, type LogServer } from '../../tunnel-client/src/log-server/log-server.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
-import { createSecureContext } from 'node:tls';
+import { memoryPair } from './connection-pairs.ts';
+import { startEdge } from './edge.ts';
 import { fetchOnce, keepLog, type Answer, type KeptLog } from './gateway.ts';
 import { makeLegs, type LegPair } from './legs.ts';
 import { createEveryoneGate } from './port-gate.ts';
@@ -74,31 +72,18 @@ export const createLogsWorld = async (
 
   const legs: LegPair[] = [];
   const addLeg = async (): Promise<LegPair> => {
-    const leg = await makeLegs(
-      (keys) => {
-        const pair = memoryConnectionPair({ diallerKey: keys.dialler.publicKey, acceptorKey: keys.acceptor.publicKey });
-        return Promise.resolve({
-          ...pair,
-          async close() {
-            pair.dialler.close();
-            pair.acceptor.close();
-            await Promise.all([pair.dialler.closed, pair.acceptor.closed]);
-          },
-        });
-      },
-      {
-        runnerHandlers: {
-          onStream(stream) {
-            stream.on('error', () => undefined);
-            if (stream.target.kind !== 'logs') return stream.refuse('forbidden_target');
-            if (world.refuse) return stream.refuse(world.refuse);
-            stream.accept();
-            if (world.upstream) upstream.emit('connection', stream);
-            else logServer.serve(stream);
-          },
+    const leg = await makeLegs(memoryPair, {
+      runnerHandlers: {
+        onStream(stream) {
+          stream.on('error', () => undefined);
+          if (stream.target.kind !== 'logs') return stream.refuse('forbidden_target');
+          if (world.refuse) return stream.refuse(world.refuse);
+          stream.accept();
+          if (world.upstream) upstream.emit('connection', stream);
+          else logServer.serve(stream);
         },
       },
-    );
+    });
     legs.push(leg);
     return leg;
   };
@@ -119,23 +104,8 @@ export const createLogsWorld = async (
     page: createViewerPage(),
     clock,
   });
-  const now = Date.now();
-  const { certificate, key } = await makeSelfSignedCertificate({
-    names: [LOGS_DOMAIN, `*.${LOGS_DOMAIN}`],
-    notBefore: now - 60_000,
-    notAfter: now + 3_600_000,
-  });
-  const context = createSecureContext({ cert: certificate, key });
-  const edge = createEdge({
+  const edge = await startEdge({
     domains: [LOGS_DOMAIN],
-    publicPorts: () => new Set([443]),
-    publicPort: () => 443,
-    certificates: {
-      contextFor: () => context,
-      fallback: { cert: certificate, key },
-      certificates: [],
-      warnings: [],
-    },
     forwarder,
     handlers: {
       apex: (_request, _response, exchange) => exchange.fail('not_found'),
@@ -143,11 +113,8 @@ export const createLogsWorld = async (
       logs,
     },
     log,
-    clock: systemClock,
-    limits: GATEWAY_LIMITS,
-    onExchangeEnd: () => undefined,
   });
-  const { port } = await edge.listenHttps({ host: '127.0.0.1', port: 0 });
+  const { port } = edge;
 
   const world: LogsWorld = {
     ...kept,

@@ -3,49 +3,30 @@
  * real dialer. Routes are a table of the test; upstreams are servers on loopback.
  */
 import { once } from 'node:events';
-import { createServer as createHttpServer, type RequestListener, type Server as HttpServer } from 'node:http';
-import { createServer as createHttpsServer } from 'node:https';
+import { createServer, type RequestListener, type Server } from 'node:http';
 import { connect as connectH2, type ClientHttp2Session } from 'node:http2';
-import { createServer as createNetServer, type AddressInfo, type Server, type Socket } from 'node:net';
-import { connect as connectTls, createSecureContext, type ConnectionOptions, type TLSSocket } from 'node:tls';
-import { createEdge } from '../../gateway/src/edge/edge.ts';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
+import { connect as connectTls, type ConnectionOptions, type TLSSocket } from 'node:tls';
 import { GATEWAY_LIMITS, type GatewayLimits } from '../../gateway/src/limits.ts';
 import { createLogger } from '../../gateway/src/observability/log.ts';
-import type { Exchange, UpgradeExchange } from '../../gateway/src/proxy/exchange.ts';
 import { createForwarder, type Forwarder } from '../../gateway/src/proxy/forwarder.ts';
 import type { EnvironmentRoute } from '../../gateway/src/tunnels/route.ts';
 import { systemClock } from '../../shared/src/clock.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import { environmentSchema, type Environment, type ExposedPort } from '../../shared/src/protocol/messages.ts';
-import { memoryConnectionPair } from '../../shared/src/transport/memory.ts';
 import { createDialer, type Dialer } from '../../tunnel-client/src/dialer.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createResolver } from '../../tunnel-client/src/resolver.ts';
-import { makeLegs, type LegPair, type MakePair } from './legs.ts';
+import { listenOn, type Application } from './applications.ts';
+import { memoryPair } from './connection-pairs.ts';
+import { startEdge, type EndedExchange } from './edge.ts';
+import { makeLegs, type LegPair } from './legs.ts';
 import { createEveryoneGate } from './port-gate.ts';
+import { readUntilClosed } from './sockets.ts';
 
 export const DOMAIN = 'gateway.test';
 
-const memoryPair: MakePair = (keys) => {
-  const pair = memoryConnectionPair({ diallerKey: keys.dialler.publicKey, acceptorKey: keys.acceptor.publicKey });
-  return Promise.resolve({
-    ...pair,
-    async close() {
-      pair.dialler.close();
-      pair.acceptor.close();
-      await Promise.all([pair.dialler.closed, pair.acceptor.closed]);
-    },
-  });
-};
-
 export interface RunnerLeg extends LegPair {
   readonly dialer: Dialer;
-}
-
-export interface EndedExchange {
-  readonly exchange: Exchange | UpgradeExchange;
-  readonly status: number;
 }
 
 export interface ProxyWorld {
@@ -75,8 +56,7 @@ export const createProxyWorld = async (
   const ports: ExposedPort[] = [];
   const environment = (): Environment => ({ ...environmentSchema.parse({ id: 'demo' }), ports: [...ports] });
   const legs: RunnerLeg[] = [];
-  const endedQueue: EndedExchange[] = [];
-  const endedWaiters: ((ended: EndedExchange) => void)[] = [];
+  let endsAskedFor = 0;
   const sessions = new Set<ClientHttp2Session>();
   const sockets = new Set<TLSSocket>();
 
@@ -107,39 +87,8 @@ export const createProxyWorld = async (
   const anyRoute = (id: string): EnvironmentRoute | Promise<EnvironmentRoute> => (world.route ?? route)(id);
   const gate = createEveryoneGate({ route: anyRoute, log });
   const forwarder = createForwarder({ route: anyRoute, gate, log, limits });
-  const now = Date.now();
-  const { certificate, key } = await makeSelfSignedCertificate({
-    names: [`*.${DOMAIN}`],
-    notBefore: now - 60_000,
-    notAfter: now + 3_600_000,
-  });
-  const context = createSecureContext({ cert: certificate, key });
-  const edge = createEdge({
-    domains: [DOMAIN],
-    publicPorts: () => new Set([443]),
-    publicPort: () => 443,
-    certificates: {
-      contextFor: () => context,
-      fallback: { cert: certificate, key },
-      certificates: [],
-      warnings: [],
-    },
-    forwarder,
-    handlers: {
-      apex: (_request, _response, exchange) => exchange.fail('not_found'),
-      api: (_request, _response, exchange) => exchange.fail('not_found'),
-    },
-    log,
-    clock: systemClock,
-    limits,
-    onExchangeEnd(exchange, status) {
-      gate.ended(exchange);
-      const waiter = endedWaiters.shift();
-      if (waiter) waiter({ exchange, status });
-      else endedQueue.push({ exchange, status });
-    },
-  });
-  const { port } = await edge.listenHttps({ host: '127.0.0.1', port: 0 });
+  const edge = await startEdge({ domains: [DOMAIN], forwarder, limits, onEnd: (exchange) => gate.ended(exchange) });
+  const { port } = edge;
 
   const world: ProxyWorld = {
     port,
@@ -158,12 +107,7 @@ export const createProxyWorld = async (
         ...over,
       }),
     addLeg,
-    ended: () =>
-      new Promise((resolve) => {
-        const ended = endedQueue.shift();
-        if (ended) resolve(ended);
-        else endedWaiters.push(resolve);
-      }),
+    ended: () => edge.nextEnd(++endsAskedFor),
     async connect(servername) {
       const socket = connectTls({
         host: '127.0.0.1',
@@ -207,115 +151,15 @@ export const createProxyWorld = async (
   return world;
 };
 
-export interface Upstream<T extends Server> {
-  readonly port: number;
-  readonly server: T;
-  /** Connections that were made to it so far. */
-  readonly connections: number;
-  close(): Promise<void>;
-}
-
-const listen = async <T extends Server>(server: T): Promise<Upstream<T>> => {
-  let connections = 0;
-  const sockets = new Set<Socket>();
-  server.on('connection', (socket: Socket) => {
-    connections += 1;
-    sockets.add(socket);
-    socket.on('error', () => undefined);
-    socket.once('close', () => sockets.delete(socket));
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  return {
-    port: (server.address() as AddressInfo).port,
-    server,
-    get connections() {
-      return connections;
-    },
-    async close() {
-      server.close();
-      for (const socket of sockets) socket.destroy();
-      if (server.listening) await once(server, 'close');
-    },
-  };
-};
-
-export const httpUpstream = (handler: RequestListener): Promise<Upstream<HttpServer>> => {
-  const server = createHttpServer({ requireHostHeader: false, maxHeaderSize: 1 << 20 }, handler);
+/** Reads heads of 1 MiB, and refuses expectations: they are for the gateway to answer. */
+export const httpUpstream = (handler: RequestListener): Promise<Application<Server>> => {
+  const server = createServer({ requireHostHeader: false, maxHeaderSize: 1 << 20 }, handler);
   server.on('checkContinue', (request, response) => {
     response.writeHead(417);
     response.end(`an expectation arrived: ${request.headers.expect}`);
   });
-  return listen(server);
+  return listenOn(server, '127.0.0.1');
 };
-export const httpsUpstream = async (handler: RequestListener): Promise<Upstream<HttpServer>> => {
-  const now = Date.now();
-  const pair = await makeSelfSignedCertificate({
-    names: ['upstream'],
-    notBefore: now - 60_000,
-    notAfter: now + 3_600_000,
-  });
-  return listen(createHttpsServer({ cert: pair.certificate, key: pair.key }, handler) as HttpServer);
-};
-export const rawUpstream = (onSocket: (socket: Socket) => void): Promise<Upstream<Server>> =>
-  listen(createNetServer({ allowHalfOpen: true }, onSocket));
-
-/** Answers each request that has come in whole (no body) with the same bytes, and keeps what came. */
-export const cannedUpstream = async (
-  answer: string | Buffer | ((socket: Socket) => void),
-): Promise<Upstream<Server> & { readonly received: () => string }> => {
-  let received = '';
-  const upstream = await rawUpstream((socket) => {
-    let pending = '';
-    socket.on('data', (chunk) => {
-      const text = chunk.toString('latin1');
-      received += text;
-      pending += text;
-      while (pending.includes('\r\n\r\n')) {
-        pending = pending.slice(pending.indexOf('\r\n\r\n') + 4);
-        if (typeof answer === 'function') answer(socket);
-        else socket.write(answer);
-      }
-    });
-    socket.on('end', () => socket.end());
-  });
-  return Object.assign(upstream, { received: () => received });
-};
-
-/** Reads from `socket` until `text` has come; gives everything so far. */
-export const readUntil = (socket: Socket, text: string): Promise<string> =>
-  new Promise((resolve, reject) => {
-    let all = '';
-    const stop = (): void => void socket.off('data', onData).off('close', onClose);
-    const onData = (chunk: Buffer): void => {
-      all += chunk.toString('latin1');
-      if (!all.includes(text)) return;
-      stop();
-      socket.pause();
-      resolve(all);
-    };
-    const onClose = (): void => {
-      stop();
-      reject(new Error(`the connection was closed after ${JSON.stringify(all)}`));
-    };
-    socket.on('data', onData).on('close', onClose);
-    socket.resume();
-  });
-
-/** Everything until the connection is closed; `cut` when it ended without a TLS close or FIN. */
-export const readToEnd = (socket: Socket): Promise<{ text: string; cut: boolean }> =>
-  new Promise((resolve) => {
-    const chunks: Buffer[] = [];
-    let ended = false;
-    socket.on('data', (chunk: Buffer) => chunks.push(chunk));
-    socket.once('end', () => {
-      ended = true;
-      socket.end();
-    });
-    socket.on('error', () => undefined);
-    socket.once('close', () => resolve({ text: Buffer.concat(chunks).toString('latin1'), cut: !ended }));
-    socket.resume();
-  });
 
 export interface PlainResponse {
   readonly status: number;
@@ -355,7 +199,7 @@ export const valuesOf = (response: PlainResponse, name: string): string[] =>
 export const exchangeBytes = async (world: ProxyWorld, host: string, request: string): Promise<PlainResponse> => {
   const socket = await world.connect(host);
   socket.write(request, 'latin1');
-  const { text } = await readToEnd(socket);
+  const { text } = await readUntilClosed(socket);
   return parseResponse(text);
 };
 

@@ -1,102 +1,14 @@
-/** What tests of the whole way share: a gateway, a runner and an environment, real clients, and applications that count. */
+/** What tests of the whole way share: a gateway, a runner and an environment, and real clients. */
 import { once } from 'node:events';
-import type { IncomingMessage, RequestListener, Server } from 'node:http';
-import { createServer } from 'node:http';
-import { createServer as createHttpsServer } from 'node:https';
+import type { IncomingMessage } from 'node:http';
 import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
-import {
-  connect as connectTcp,
-  createServer as createNetServer,
-  type AddressInfo,
-  type Server as NetServer,
-  type Socket,
-} from 'node:net';
+import { connect as connectTcp, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
-import { connect as connectTls, createSecureContext, type ConnectionOptions, type TLSSocket } from 'node:tls';
-import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
+import { connect as connectTls, type ConnectionOptions, type TLSSocket } from 'node:tls';
 import type { EnvironmentInput } from '../../tunnel-client/src/client.ts';
 import { portHost, startTestGateway, type GatewayOptions, type TestGateway } from './gateway.ts';
 import { startTestRunner, type TestRunner, type TestRunnerOptions } from './runner.ts';
-
-/** An application that knows how much of anything came to it. */
-export interface CountingUpstream<S extends NetServer = NetServer> {
-  readonly server: S;
-  readonly port: number;
-  /** Connections so far. */
-  connections(): number;
-  /** Bytes so far, over all connections. */
-  bytes(): number;
-  /** Connections that are open now. */
-  open(): number;
-  close(): Promise<void>;
-}
-
-const countOn = async <S extends NetServer>(server: S, host: string): Promise<CountingUpstream<S>> => {
-  const sockets = new Set<Socket>();
-  let connections = 0;
-  let bytesOfEnded = 0;
-  server.on('connection', (socket: Socket) => {
-    connections += 1;
-    sockets.add(socket);
-    socket.on('error', () => undefined);
-    socket.once('close', () => {
-      bytesOfEnded += socket.bytesRead;
-      sockets.delete(socket);
-    });
-  });
-  server.listen(0, host);
-  await once(server, 'listening');
-  return {
-    server,
-    port: (server.address() as AddressInfo).port,
-    connections: () => connections,
-    bytes: () => [...sockets].reduce((sum, socket) => sum + socket.bytesRead, bytesOfEnded),
-    open: () => sockets.size,
-    async close() {
-      for (const socket of sockets) socket.destroy();
-      if (!server.listening) return;
-      server.close();
-      await once(server, 'close');
-    },
-  };
-};
-
-export const httpApplication = (listener: RequestListener, host = '127.0.0.1'): Promise<CountingUpstream<Server>> =>
-  countOn(createServer({ requireHostHeader: false }, listener), host);
-
-export interface HttpsApplication extends CountingUpstream<Server> {
-  /** Server names that clients asked for, in order. */
-  readonly serverNames: readonly string[];
-}
-
-/** Self-signed, for a name that nobody asks for. */
-export const httpsApplication = async (listener: RequestListener): Promise<HttpsApplication> => {
-  const now = Date.now();
-  const { certificate, key } = await makeSelfSignedCertificate({
-    names: ['somebody.else'],
-    notBefore: now - 60_000,
-    notAfter: now + 3_600_000,
-  });
-  const serverNames: string[] = [];
-  const context = createSecureContext({ cert: certificate, key });
-  const server = createHttpsServer(
-    {
-      cert: certificate,
-      key,
-      SNICallback(name, callback) {
-        serverNames.push(name);
-        callback(null, context);
-      },
-    },
-    listener,
-  );
-  return Object.assign(await countOn(server as Server, '127.0.0.1'), { serverNames });
-};
-
-/** Both directions end apart from each other. */
-export const rawApplication = (onSocket: (socket: Socket) => void): Promise<CountingUpstream> =>
-  countOn(createNetServer({ allowHalfOpen: true }, onSocket), '127.0.0.1');
 
 export interface WholeWay {
   readonly gateway: TestGateway;
@@ -205,21 +117,6 @@ export const open = async (options: RequestOptions): Promise<IncomingMessage> =>
 /** The text of a request with `Connection: close`; lines as they are. */
 export const requestText = (method: string, path: string, lines: readonly string[]): string =>
   `${method} ${path} HTTP/1.1\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\n`;
-
-/** Everything until the connection is closed; `cut` when no end came before. */
-export const readUntilClosed = (socket: Socket): Promise<{ text: string; cut: boolean }> =>
-  new Promise((resolve) => {
-    const chunks: Buffer[] = [];
-    let ended = false;
-    socket.on('data', (chunk: Buffer) => chunks.push(chunk));
-    socket.once('end', () => {
-      ended = true;
-      socket.end();
-    });
-    socket.on('error', () => undefined);
-    socket.once('close', () => resolve({ text: Buffer.concat(chunks).toString('latin1'), cut: !ended }));
-    socket.resume();
-  });
 
 /** Starts it for one test, and ends it with the test. */
 export const during = async <T extends { close(): Promise<void> }>(t: TestContext, start: Promise<T>): Promise<T> => {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { TransportError } from '../../shared/src/errors.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
+import { PATH_REPORT_MS } from '../../shared/src/protocol/path-report.ts';
 import { BETTER_LIMITS } from '../../tunnel-client/src/better-transport.ts';
 import { silentLogger } from '../../tunnel-client/src/logger.ts';
 import { createSupervisor } from '../../tunnel-client/src/supervisor.ts';
@@ -19,6 +20,7 @@ const MINUTE_MS = 60_000;
 
 interface Made extends LegEnds {
   readonly transport: Transport;
+  readonly gatewayPackets: { sent: number; lost: number };
 }
 
 const worlds: { close(): Promise<void> }[] = [];
@@ -31,7 +33,7 @@ const start = () => {
   const made: Made[] = [];
   const works: Record<Transport, boolean> = { quic: true, webtransport: true, websocket: true };
   /** Share of the packets that QUIC loses, what each transport then carries, and its packets in a second. */
-  const path = { loss: 0, rttMs: 100, packetsPerSecond: 100 };
+  const path = { loss: 0, rttMs: 100, packetsPerSecond: 100, gatewayLoss: 0 };
   const goodput: Record<Transport, number> = { quic: 100, webtransport: 100, websocket: 100 };
   const measured: string[] = [];
   const ups: {
@@ -59,7 +61,7 @@ const start = () => {
         const ends = await makeLegEnds('gw', transport);
         handshakes -= 1;
         if (transport === 'quic') ends.path.packets = { sent: 0, lost: 0 };
-        made.push({ ...ends, transport });
+        made.push({ ...ends, transport, gatewayPackets: { sent: 0, lost: 0 } });
         return ends.runnerLeg;
       },
     },
@@ -108,6 +110,12 @@ const start = () => {
           const sent = (path.packetsPerSecond * STEP_MS) / 1_000;
           each.path.packets.sent += sent;
           each.path.packets.lost += path.loss * sent;
+          each.gatewayPackets.sent += sent;
+          each.gatewayPackets.lost += path.gatewayLoss * sent;
+          if (passed % PATH_REPORT_MS === 0 && each.gatewayLeg.isOpen) {
+            const { sent: all, lost } = each.gatewayPackets;
+            each.gatewayLeg.send({ type: 'path', sent: Math.round(all), lost: Math.round(lost) });
+          }
         }
         if (works[each.transport]) each.hear();
         else if (each.transport === 'quic' && silentMs >= 5_000) each.runnerLeg.abort('lost');
@@ -322,10 +330,20 @@ describe('a path that loses packets', () => {
     );
   });
 
+  it('is left too when it is the gateway that loses packets, which it tells', async () => {
+    const world = await startOnQuic();
+    Object.assign(world.goodput, { quic: 100, webtransport: 150 });
+    world.path.gatewayLoss = 0.05;
+    await world.pass(29_000);
+    assert.deepEqual(world.measured, []);
+    await world.pass(20_000);
+    assert.deepEqual(world.ups.map(({ transport, reason }) => [transport, reason])[1], ['webtransport', 'lossy']);
+  });
+
   for (const [what, change] of [
-    ['loses less', { loss: 0.0009 }],
-    ['is short', { loss: 0.05, rttMs: 20 }],
-    ['is at rest', { loss: 0.05, packetsPerSecond: 1 }],
+    ['loses less', { loss: 0.0009, gatewayLoss: 0.0009 }],
+    ['is short', { loss: 0.05, gatewayLoss: 0.05, rttMs: 20 }],
+    ['is at rest', { loss: 0.05, gatewayLoss: 0.05, packetsPerSecond: 1 }],
   ] as const) {
     it(`is not one that ${what}`, async () => {
       const world = await startOnQuic();

@@ -126,6 +126,35 @@ describe('QUIC connections', { timeout: TEST_TIMEOUT_MS }, () => {
     await ends.close();
   });
 
+  test('half-open handshakes beyond the calls that wait for them get further ones', async () => {
+    const halfOpen = 160;
+    const ends = await createQuicEnds();
+    const hole = await createUdpRelay(undefined);
+    const dialer = createQuicDialer({ key: createKey() });
+    const controller = new AbortController();
+    const dials = Array.from({ length: halfOpen }, () =>
+      dialer.dial({ host: '127.0.0.1', port: hole.port }, { signal: controller.signal }),
+    );
+    const outcomes = Promise.allSettled(dials);
+    // Long headers (RFC 9000 section 17.2): the connection id stands behind first byte, version and its length.
+    const firsts = new Map<string, Buffer>();
+    await until(() => {
+      for (const { bytes } of hole.seen) firsts.set(bytes.toString('hex', 6, 6 + bytes[5]!), bytes);
+      return firsts.size >= halfOpen;
+    });
+    controller.abort();
+    await outcomes;
+    dialer.close();
+    const attacker = createSocket('udp4');
+    for (const first of firsts.values()) attacker.send(first, ends.listener.address.port, '127.0.0.1');
+    await until(() => ends.listener.stats().handshaking >= halfOpen);
+    await ends.connect();
+    await hole.close();
+    attacker.close();
+    await once(attacker, 'close');
+    await ends.close();
+  });
+
   test('a stream limit of the peer is kept by the listener too', async () => {
     const ends = await createQuicEnds({ limits: { streams: 2 } });
     const { dialler, acceptor } = await ends.connect();
