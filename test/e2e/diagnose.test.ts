@@ -1,5 +1,7 @@
+// needs: script
 /** `tunnel-client diagnose` as a program, against a real gateway, beside a running client and without one. */
 import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { Diagnosis } from '../../tunnel-client/src/diagnose/report.ts';
@@ -65,6 +67,10 @@ describe('tunnel-client diagnose', () => {
     ]) {
       assert.equal(find(found, id).state, 'ok', JSON.stringify(find(found, id)));
     }
+    // The gateway listens on IPv4 alone, and its name means both.
+    const six = find(found, 'quic:[::1]:');
+    assert.deepEqual([six.state, 'advice' in six], ['skipped', false]);
+    assert.match(six.result, /^\[::1\]:\d+: .*; IPv4 is used$/);
     for (const transport of ['quic', 'webtransport', 'websocket']) {
       const { state, data } = find(found, `leg:${transport}`);
       assert.equal(state, 'ok');
@@ -86,6 +92,65 @@ describe('tunnel-client diagnose', () => {
       table.stdout,
     );
     assert.equal(table.stderr, '', 'no progress where no terminal is');
+  });
+
+  it('renews an expired membership for the test alone, and says what keeps it from doing so', async (t) => {
+    const gateway = await startGatewayProgram(t);
+    const client = await startTunnelClientProgram(t, gateway, []);
+    await client.waitForOutput(/"msg":"leg up"/);
+    const config = client.child.spawnargs.at(-1) ?? '';
+    await client.stop();
+    const { stateDir, runnerId } = JSON.parse(await readFile(config, 'utf8')) as Record<
+      'stateDir' | 'runnerId',
+      string
+    >;
+    const path = join(stateDir, 'membership.json');
+    const kept = JSON.parse(await readFile(path, 'utf8')) as { membership: string };
+    const [head, payload = '', signature] = kept.membership.split('.');
+    const claims = JSON.parse(Buffer.from(payload, 'base64url').toString()) as { iat: number; exp: number };
+    const now = Math.floor(Date.now() / 1_000);
+    const old = Buffer.from(JSON.stringify({ ...claims, iat: now - 30 * 3_600, exp: now - 3 * 3_600 - 60 }));
+    const expired = { ...kept, membership: [head, old.toString('base64url'), signature].join('.') };
+    await writeFile(path, JSON.stringify(expired));
+
+    const renewed = await diagnose(['--config', config], 0);
+    assert.match(
+      find(renewed, 'membership').result,
+      /^valid for 2[34] h.*, renewed for this test: the one that is kept expired 3 h ago$/,
+    );
+    assert.deepEqual(JSON.parse(await readFile(path, 'utf8')), expired, 'nothing was written');
+
+    await gateway.command('runner', 'revoke', runnerId);
+    const revoked = find(await diagnose(['--config', config], 1), 'membership');
+    assert.equal(revoked.state, 'failed');
+    assert.match(revoked.result, /^the one that is kept expired 3 h ago, and was not renewed: revoked: /);
+    assert.ok(revoked.advice);
+
+    await gateway.process.stop();
+    const alone = find(await diagnose(['--config', config], 1), 'membership');
+    assert.equal(alone.state, 'failed');
+    assert.match(alone.result, /^the one that is kept expired 3 h ago, and was not renewed: https:\/\/api\..*refused/i);
+  });
+
+  it('shows how far it is at a terminal, and leaves nothing of that behind', async (t) => {
+    const directory = await temporaryDirectory(t);
+    const flags = ['--gateway', 'https://api.nobody.localhost:1', '--runner', 'a', '--state-dir', directory];
+    const command = [process.execPath, MAIN, 'diagnose', ...flags, '--internal', '127.0.0.1:1'];
+    // `script` gives its command a terminal of its own.
+    const shell = (text: readonly string[]): string => text.map((word) => `'${word}'`).join(' ');
+    const options = { timeoutMs: TIMEOUT_MS, env: NO_PROXY };
+    const shown = await runProcess('script', ['-qec', shell(command), '/dev/null'], options);
+    const clear = '\r\u001B[K';
+    assert.match(shown.stdout, /\r\u001B\[K\d+ of \d+ checks done: (?:API|Membership|UDP 4242)\r/);
+    const end = shown.stdout.lastIndexOf(clear) + clear.length;
+    assert.match(shown.stdout.slice(end), /^Runner {3}a\r\nGateway  https:/);
+    const lines = shown.stdout.split(clear).slice(1, -1);
+    assert.ok(
+      lines.every((line) => line.length <= 80 && !line.includes('\n')),
+      lines.join('|'),
+    );
+    const json = await runProcess('script', ['-qec', shell([...command, '--json']), '/dev/null'], options);
+    assert.ok(!json.stdout.includes('checks done'), 'who wants JSON does not watch');
   });
 
   it('says what is in the way: no key, a foreign certificate, nobody there', async (t) => {

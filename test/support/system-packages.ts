@@ -71,6 +71,8 @@ export const NEEDS = {
   python3: program('python3', 'python3-minimal'),
   prometheus: program('prometheus', 'prometheus'),
   promtool: program('promtool', 'prometheus'),
+  /** Gives a command a terminal of its own. */
+  script: program('script', 'bsdutils'),
   systemd: program('systemd-analyze', 'systemd'),
   kubectl: program('kubectl', 'kubernetes-client'),
   tun: { packages: [], isMet: () => existsSync('/dev/net/tun'), hint: 'the device /dev/net/tun' },

@@ -1,7 +1,7 @@
 /** What a leg carries at this moment: a transfer over it, together with the traffic that it has besides. */
 import type { Clock } from '../../shared/src/clock.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
-import { transfer } from './diagnose/transfer.ts';
+import { transfer, TransferError } from './diagnose/transfer.ts';
 
 /**
  * Payload bytes a second in the direction that carries more, while 1 MiB goes to the gateway and back: where a download
@@ -24,7 +24,8 @@ export const measureGoodput = async (
     await transfer(leg, deps, { signal: AbortSignal.any([options.signal, limit.signal]) });
   } catch (error) {
     options.signal.throwIfAborted();
-    if (!limit.signal.aborted || !leg.isOpen) throw error;
+    const isStalled = error instanceof TransferError && error.isStalled;
+    if (!(limit.signal.aborted || isStalled) || !leg.isOpen) throw error;
   } finally {
     cancel();
   }

@@ -28,7 +28,8 @@ export interface OutboundTarget {
 }
 
 /**
- * `not_found` no address; `unreachable` no TCP connection; `proxy_*` what the proxy did; `not_tls` no TLS handshake;
+ * `not_found` no address; `unreachable` no TCP connection; `proxy_*` what the proxy did; `not_tls` no TLS handshake,
+ * `tls_silent` nor any answer to it;
  * `untrusted`, `wrong_name`, `not_in_time` (its validity) the certificate.
  */
 export type OutboundFailure =
@@ -39,6 +40,7 @@ export type OutboundFailure =
   | 'proxy_denied'
   | 'proxy_failed'
   | 'not_tls'
+  | 'tls_silent'
   | 'untrusted'
   | 'wrong_name'
   | 'not_in_time';
@@ -96,6 +98,13 @@ export interface OutboundOptions {
   readonly proxy: ProxySettings;
 }
 
+/**
+ * Until the first byte of an answer to the TLS handshake, ms: what is lost is repeated some four times until then. TCP
+ * connects with small packets; the first one of TLS has full size (a key exchange that quantum computers do not break
+ * takes 1.2 KB), and gets lost where the way is narrower than its ends know.
+ */
+export const TLS_SILENCE_MS = 4_500;
+
 /** What one connection has come to, for the message when it fails. */
 interface Attempt {
   readonly target: OutboundTarget;
@@ -107,6 +116,10 @@ const preferredFirst = (all: readonly ResolvedAddress[], preferred: string | und
   const isPreferred = ({ address }: ResolvedAddress): boolean => address === preferred;
   return [...all.filter(isPreferred), ...all.filter((each) => !isPreferred(each))];
 };
+
+/** Where small packets pass and large ones do not. */
+export const MTU_ADVICE =
+  'packets of full size seem to get lost: check the MTU on the way (VPN, PPPoE), and let ICMP "too big" pass';
 
 const PROXY_ANSWERS: Readonly<Record<number, { code: OutboundFailure; reason: string; advice: string }>> = {
   407: {
@@ -201,7 +214,14 @@ export const createOutbound = (
         secureContext: trust(),
         rejectUnauthorized: false,
       });
+      const heardBefore = socket.bytesRead;
+      const cancelSilence = deps.clock.timer(TLS_SILENCE_MS, () => {
+        if (socket.bytesRead > heardBefore) return;
+        const reason = 'TCP connects, and the TLS handshake gets no answer';
+        giveUp(failure(attempt, 'tls_silent', reason, { advice: MTU_ADVICE }));
+      });
       const settle = (act: () => void): void => {
+        cancelSilence();
         signal.removeEventListener('abort', onAbort);
         secure.off('error', onError).off('secureConnect', onSecure);
         act();

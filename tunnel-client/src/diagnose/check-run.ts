@@ -11,6 +11,8 @@ export interface Check {
   readonly work: (signal: AbortSignal) => Promise<Finding>;
   /** What to do when it gave no answer within its limit, or failed in a way that it does not know itself. */
   readonly advice: string;
+  /** What it looks at, where several checks have one name: such an end then says which one it was. */
+  readonly where?: string;
 }
 
 export interface Progress {
@@ -32,7 +34,8 @@ export const createCheckRun = (
 ): CheckRun => {
   const { clock } = deps;
   const slots: { result: CheckResult | undefined }[] = [];
-  const underWay = new Set<string>();
+  /** Names by id. */
+  const underWay = new Map<string, string>();
   const tell = (): void =>
     deps.onProgress?.({
       done: slots.length - underWay.size,
@@ -41,10 +44,10 @@ export const createCheckRun = (
     });
 
   return {
-    async run({ id, name, limitMs, work, advice }) {
+    async run({ id, name, limitMs, work, advice, where }) {
       const slot: (typeof slots)[number] = { result: undefined };
       slots.push(slot);
-      underWay.add(id);
+      underWay.set(id, name);
       tell();
       const startedAt = clock.monotonic();
       const limit = new AbortController();
@@ -61,7 +64,7 @@ export const createCheckRun = (
         ]);
       } catch (error) {
         signal.throwIfAborted();
-        finding = failed(describeError(error), advice);
+        finding = failed(`${where === undefined ? '' : `${where}: `}${describeError(error)}`, advice);
       } finally {
         cancel();
         underWay.delete(id);

@@ -57,15 +57,17 @@ export const checkUdp = async (context: Context, gateways: readonly GatewayAddre
   const { deps, run } = context;
   const addresses = await quicAddresses(context, gateways);
   await Promise.all(
-    addresses.map((address) =>
-      run.run({
-        id: `quic:${formatHostPort(address.host, address.port)}`,
+    addresses.map((address) => {
+      const where = formatHostPort(address.host, address.port);
+      return run.run({
+        id: `quic:${where}`,
         name: `UDP ${address.port}`,
+        where,
         limitMs: CONNECT_LIMIT_MS,
         advice: quicAdvice(address),
         work: (signal) => checkQuic(address, deps, signal),
-      }),
-    ),
+      });
+    }),
   );
 };
 
@@ -87,6 +89,7 @@ export const checkTcp = async (context: Context, gateways: readonly GatewayAddre
     return run.run({
       id: `tcp:${where}${label && `:${label}`}`,
       name: `TCP ${target.port}${label && ` ${label}`}`,
+      where,
       limitMs: CONNECT_LIMIT_MS,
       advice: `Let TCP to port ${target.port} of ${target.host} out.`,
       work: async (signal) => {

@@ -5,13 +5,14 @@ import { sign } from '../../../shared/src/identity/keys.ts';
 import type { GatewayAddress } from '../../../shared/src/protocol/messages.ts';
 import { createQuicDialer } from '../../../shared/src/transport/quic.ts';
 import { createLegDialer, type DialLeg } from '../leg-dialer.ts';
+import { MTU_ADVICE } from '../outbound.ts';
 import { createQuicConnector } from '../quic-connector.ts';
 import { createTcpConnector } from '../tcp-connector.ts';
 import { type Transport, TRANSPORT_LABELS } from '../transport.ts';
 import { VERSION } from '../version.ts';
 import type { Context } from './context.ts';
 import type { Member } from './local-checks.ts';
-import { formatMs, outboundFinding } from './network-checks.ts';
+import { formatMs, outboundFinding, sentence } from './network-checks.ts';
 import { failed, type Finding, ok } from './report.ts';
 import { transfer, TRANSFER_BYTES, TransferError } from './transfer.ts';
 
@@ -55,11 +56,14 @@ const checkLeg = async (
   } catch (error) {
     if (!(error instanceof TransferError)) throw error;
     const kib = `${Math.round(error.receivedBytes / 1_024)} of ${TRANSFER_BYTES / 1_024} KiB`;
-    return failed(
-      `the leg is up, but the transfer stopped after ${kib}: ${error.message}`,
-      'Packets of full size seem to get lost: check the MTU on the way (VPN, PPPoE), and let ICMP "too big" pass.',
-      { receivedBytes: error.receivedBytes },
-    );
+    const data = { receivedBytes: error.receivedBytes, isStalled: error.isStalled };
+    return error.isStalled
+      ? failed(`small packets pass, and the transfer stopped after ${kib}`, sentence(MTU_ADVICE), data)
+      : failed(
+          `the leg is up, but the transfer stopped after ${kib}: ${error.message}`,
+          'Try again; if it stays so, the log of the gateway says why it ended.',
+          data,
+        );
   } finally {
     await leg.close('closed');
   }

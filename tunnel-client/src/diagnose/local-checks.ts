@@ -3,11 +3,11 @@ import { access, readFile } from 'node:fs/promises';
 import type { Clock } from '../../../shared/src/clock.ts';
 import { describeError, REFUSALS, RefusedError } from '../../../shared/src/errors.ts';
 import { loadOrCreateKey, parseKey, type IdentityKey } from '../../../shared/src/identity/keys.ts';
-import { CLOCK_TOLERANCE_MS } from '../../../shared/src/identity/membership.ts';
+import { CLOCK_TOLERANCE_MS, readMembership } from '../../../shared/src/identity/membership.ts';
 import { QUIC_LIMITS } from '../../../shared/src/transport/quic-limits.ts';
 import type { ApiClient } from '../api-client.ts';
 import { createEnrolment, type Enrolment } from '../enrolment.ts';
-import { createEnrolmentStore, keyPath } from '../enrolment-store.ts';
+import { createEnrolmentStore, type EnrolmentStore, keyPath } from '../enrolment-store.ts';
 import { createGivenEnrolment } from '../given-membership.ts';
 import type { GatewayUrl } from '../gateway-url.ts';
 import { silentLogger } from '../logger.ts';
@@ -32,8 +32,16 @@ export interface MembershipCheck {
   readonly member: Member | undefined;
 }
 
-const hoursLeft = (ms: number): string =>
+const inHours = (ms: number): string =>
   ms >= HOUR_MS ? `${Math.floor(ms / HOUR_MS)} h` : `${Math.ceil(ms / 60_000)} min`;
+
+/** `the one that is kept has expired 3 h ago`; undefined where there is none, or it is valid. */
+const expiryOf = async (store: EnrolmentStore, now: number): Promise<string | undefined> => {
+  const stored = await store.load();
+  if (!stored) return undefined;
+  const agoMs = now - readMembership(stored.membership).expiresAt;
+  return agoMs > 0 ? `the one that is kept expired ${inHours(agoMs)} ago` : undefined;
+};
 
 /**
  * What the state directory holds. An expired membership is renewed, for this diagnosis alone: nothing is written, and
@@ -51,6 +59,7 @@ export const checkMembership = async (
   const key = await readKey(options);
   if (!key) return { finding: withoutKey(options), member: undefined };
   const store = createEnrolmentStore({ stateDir, gateway: url.origin, runnerId });
+  const expiry = options.membership ? undefined : await expiryOf(store, clock.now());
   const done = new AbortController();
   let refusal: Error | undefined;
   const enrolmentDeps = {
@@ -73,14 +82,20 @@ export const checkMembership = async (
   const current = enrolment.current();
   if (current) {
     const { organization, expiresAt } = current.membership;
-    const result = `valid for ${hoursLeft(expiresAt - enrolment.clock.now())}${organization === undefined ? '' : `, organization ${organization}`}`;
+    const result = [
+      `valid for ${inHours(expiresAt - enrolment.clock.now())}`,
+      ...(organization === undefined ? [] : [`organization ${organization}`]),
+      ...(expiry === undefined ? [] : [`renewed for this test: ${expiry}`]),
+    ].join(', ');
     return { finding: ok(result, { expiresAt, organization }), member: { key, enrolment } };
   }
   const advice =
     refusal instanceof RefusedError
       ? REFUSALS[refusal.code].hint
       : 'The membership could not be renewed: see the check of the API.';
-  return { finding: failed(describeError(refusal ?? 'none'), `${advice.replace(/\.$/, '')}.`), member: undefined };
+  const reason = describeError(refusal ?? 'none');
+  const result = expiry === undefined ? reason : `${expiry}, and was not renewed: ${reason}`;
+  return { finding: failed(result, `${advice.replace(/\.$/, '')}.`), member: undefined };
 };
 
 /** Makes none. */

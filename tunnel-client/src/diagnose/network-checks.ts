@@ -114,7 +114,7 @@ export const outboundFinding = (
 };
 
 /** As a sentence. */
-const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+export const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 export const describeCertificate = (socket: TLSSocket, host: string, now: number): Finding => {
   const chain = chainOf(socket.getPeerX509Certificate());

@@ -55,8 +55,22 @@ export const PATH_CHECKS = ['name', 'quic', 'tcp', 'alpn', 'upgrade', 'certifica
 
 const isOfPath = ({ id }: CheckResult): boolean => PATH_CHECKS.some((kind) => id.startsWith(`${kind}:`));
 
-/** With a transport that carries, what failed on other ways is a warning. */
-export const judge = (checks: readonly CheckResult[], transport: Transport | undefined): CheckResult[] =>
-  checks.map((check) =>
-    transport !== undefined && check.state === 'failed' && isOfPath(check) ? { ...check, state: 'warning' } : check,
-  );
+/** Of the address that a packet over UDP went to; undefined for other checks. */
+const familyOf = ({ id }: CheckResult): 4 | 6 | undefined =>
+  id.startsWith('quic:[') ? 6 : id.startsWith('quic:') ? 4 : undefined;
+
+/**
+ * With a transport that carries, what failed on other ways is a warning. IPv6 that leads nowhere is no more than a note
+ * where IPv4 works: the client tries both, and whoever has no IPv6 need not do anything.
+ */
+export const judge = (checks: readonly CheckResult[], transport: Transport | undefined): CheckResult[] => {
+  const hasIPv4 = checks.some((check) => familyOf(check) === 4 && check.state === 'ok');
+  return checks.map((check): CheckResult => {
+    if (check.state !== 'failed') return check;
+    if (hasIPv4 && familyOf(check) === 6) {
+      const { advice: _, ...rest } = check;
+      return { ...rest, state: 'skipped', result: `${check.result}; IPv4 is used` };
+    }
+    return transport !== undefined && isOfPath(check) ? { ...check, state: 'warning' } : check;
+  });
+};

@@ -15,6 +15,11 @@ const ECHOES = 3;
 const LANE_CHECK_MS = 20;
 /** An echo takes one round trip; a longer one is a path that carries nothing, ms. */
 const ECHO_TIMEOUT_MS = 5_000;
+/**
+ * Nothing came back for so long after echoes did, ms: what is lost is repeated a few times until then. Below the silence
+ * after which a leg over TCP is lost, which would hide what is wrong.
+ */
+const STALL_MS = 4_000;
 
 export interface Transfer {
   readonly rttMs: number;
@@ -30,11 +35,29 @@ export interface Transfer {
 export class TransferError extends Error {
   override readonly name = 'TransferError';
   readonly receivedBytes: number;
-  constructor(message: string, receivedBytes: number, options: { cause?: unknown } = {}) {
+  /** Echoes were answered before, and then nothing came any more: small packets pass, those of full size do not. */
+  readonly isStalled: boolean;
+  constructor(message: string, receivedBytes: number, options: { cause?: unknown; isStalled?: boolean } = {}) {
     super(message, options);
     this.receivedBytes = receivedBytes;
+    this.isStalled = options.isStalled ?? false;
   }
 }
+
+/** Aborts its signal when `reset` was not called for so long. */
+const createStallLimit = (clock: Clock): { readonly signal: AbortSignal; reset(): void; end(): void } => {
+  const limit = new AbortController();
+  const abort = (): void => limit.abort(new Error(`nothing came for ${STALL_MS / 1_000} s`));
+  let cancel = (): void => undefined;
+  return {
+    signal: limit.signal,
+    reset() {
+      cancel();
+      cancel = clock.timer(STALL_MS, abort);
+    },
+    end: () => cancel(),
+  };
+};
 
 /** The gateway opens the first lane together with its welcome: it may still be on the way. */
 const untilLane = async (leg: Leg, deps: { clock: Clock }, signal: AbortSignal): Promise<void> => {
@@ -61,6 +84,7 @@ export const transfer = async (
   const { signal } = options;
   let rttMs = Infinity;
   let received = 0;
+  const stall = createStallLimit(clock);
   try {
     await untilLane(leg, deps, signal);
     for (let count = 0; count < ECHOES; count++) {
@@ -69,7 +93,8 @@ export const transfer = async (
     const before = leg.stats().packets;
     const content = randomBytes(TRANSFER_BYTES);
     const startedAt = clock.monotonic();
-    const stream = leg.openStream(ECHO_TARGET, { signal });
+    stall.reset();
+    const stream = leg.openStream(ECHO_TARGET, { signal: AbortSignal.any([signal, stall.signal]) });
     stream.connected.catch(() => undefined);
     const send = async (): Promise<void> => {
       for (let at = 0; at < content.length; at += CHUNK_BYTES) {
@@ -85,6 +110,7 @@ export const transfer = async (
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       if (!chunk.equals(content.subarray(received, received + chunk.length)))
         throw new Error('bytes came back changed');
+      stall.reset();
       received += chunk.length;
     }
     await sending;
@@ -99,6 +125,12 @@ export const transfer = async (
       loss: before && after && sent > 0 ? (after.lost - before.lost) / sent : undefined,
     };
   } catch (error) {
-    throw new TransferError(error instanceof Error ? error.message : String(error), received, { cause: error });
+    const reason: unknown = stall.signal.aborted ? stall.signal.reason : error;
+    throw new TransferError(reason instanceof Error ? reason.message : String(reason), received, {
+      cause: error,
+      isStalled: stall.signal.aborted,
+    });
+  } finally {
+    stall.end();
   }
 };
