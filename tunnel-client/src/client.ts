@@ -361,6 +361,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
         echoMs,
         isHealthiest: leg === healthiestOf(sessions.legs())?.leg,
         packets: leg.stats().packets,
+        gatewayPackets: leg.stats().peerPackets,
         openStreams: leg.stats().openStreams,
         bytesSent: leg.stats().bytesSent,
         bytesReceived: leg.stats().bytesReceived,

@@ -1,5 +1,5 @@
 /** The client's metrics in the Prometheus text format (version 0.0.4), without a library: a runner embeds this. */
-import type { RunnerStatus } from './status.ts';
+import type { LegStatus, RunnerStatus } from './status.ts';
 import { TRANSPORTS } from './transport.ts';
 
 type Labels = Readonly<Record<string, string>>;
@@ -29,6 +29,9 @@ const renderFamily = ({ name, type, help, samples }: MetricFamily): string => {
   });
   return [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...lines, ''].join('\n');
 };
+
+const packetSamples = (packets: LegStatus['packets'], index: number): Sample[] =>
+  packets === undefined ? [] : (['sent', 'lost'] as const).map((what) => [{ leg: String(index), what }, packets[what]]);
 
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
@@ -78,11 +81,13 @@ export const collectMetrics = (status: RunnerStatus): readonly MetricFamily[] =>
       `${prefix}_leg_packets_total`,
       'counter',
       'Packets sent on each leg over QUIC, and those of them that were lost.',
-      status.legs.flatMap(({ packets }, index): Sample[] =>
-        packets === undefined
-          ? []
-          : (['sent', 'lost'] as const).map((what) => [{ leg: String(index), what }, packets[what]]),
-      ),
+      status.legs.flatMap(({ packets }, index) => packetSamples(packets, index)),
+    ),
+    family(
+      `${prefix}_leg_gateway_packets_total`,
+      'counter',
+      'Packets that the gateway has sent on each leg over QUIC, and those of them that were lost.',
+      status.legs.flatMap(({ gatewayPackets }, index) => packetSamples(gatewayPackets, index)),
     ),
     family(`${prefix}_tunnel_streams_open`, 'gauge', 'Tunnel streams that are open.', [
       [{}, sum(status.legs.map(({ openStreams }) => openStreams))],

@@ -7,7 +7,7 @@
  *      └────────┴────────┴── one without loss, or on a short path
  */
 import type { Clock } from '../../shared/src/clock.ts';
-import type { Leg } from '../../shared/src/protocol/leg.ts';
+import type { Leg, LegStats } from '../../shared/src/protocol/leg.ts';
 
 export interface PathLossLimits {
   /** How often the counters of a leg are read, ms: a call of less than a microsecond. */
@@ -34,15 +34,40 @@ export const PATH_LOSS_LIMITS: PathLossLimits = {
 };
 
 export interface PathLoss {
+  /** Whose packets were lost. */
+  readonly of: 'client' | 'gateway';
   /** Share of the packets that were sent in the lossy spans. */
   readonly loss: number;
   /** Of the last span, ms. */
   readonly rttMs: number;
 }
 
+const NONE = { sent: 0, lost: 0 };
+
+/** One direction of a leg: `judge` gives the share that was lost once there were enough lossy spans in a row. */
+const createSpans = (clock: Clock, limits: PathLossLimits, packets: LegStats['packets'] = NONE) => {
+  let lossySpans = 0;
+  let first = packets;
+  let begin = packets;
+  let begunAt = clock.monotonic();
+  return {
+    judge(now: LegStats['packets'], rttMs: number): number | undefined {
+      if (!now) return undefined;
+      const sent = now.sent - begin.sent;
+      if (clock.monotonic() - begunAt < limits.spanMs || sent < limits.spanPackets) return undefined;
+      const isLossy = rttMs > limits.roundTripMs && (now.lost - begin.lost) / sent > limits.lossShare;
+      lossySpans = isLossy ? lossySpans + 1 : 0;
+      begin = now;
+      begunAt = clock.monotonic();
+      if (!isLossy) first = now;
+      return lossySpans < limits.spans ? undefined : (now.lost - first.lost) / (now.sent - first.sent);
+    },
+  };
+};
+
 /**
- * Resolves when the path of `leg` is a lossy one; never for a transport that does not count its packets. Rejects when the
- * signal is aborted.
+ * Resolves when the path of `leg` is a lossy one, in either direction: the gateway tells what it has lost. Never for a
+ * transport that does not count its packets. Rejects when the signal is aborted.
  */
 export const untilLossy = (
   leg: Pick<Leg, 'stats'>,
@@ -52,26 +77,20 @@ export const untilLossy = (
   new Promise((resolve, reject) => {
     const { clock } = deps;
     const { limits, signal } = options;
-    let lossySpans = 0;
-    let first = leg.stats().packets;
-    let begin = first;
-    let begunAt = clock.monotonic();
+    const before = leg.stats();
+    const client = createSpans(clock, limits, before.packets);
+    const gateway = createSpans(clock, limits, before.peerPackets);
     let cancel = (): void => {};
 
     const sample = (): void => {
       cancel = clock.timer(limits.sampleMs, sample);
-      const { packets, rttMs = 0 } = leg.stats();
-      if (!packets || !begin || !first) return;
-      const sent = packets.sent - begin.sent;
-      if (clock.monotonic() - begunAt < limits.spanMs || sent < limits.spanPackets) return;
-      const isLossy = rttMs > limits.roundTripMs && (packets.lost - begin.lost) / sent > limits.lossShare;
-      lossySpans = isLossy ? lossySpans + 1 : 0;
-      begin = packets;
-      begunAt = clock.monotonic();
-      if (!isLossy) first = packets;
-      if (lossySpans < limits.spans) return;
+      const { packets, peerPackets, rttMs = 0 } = leg.stats();
+      const ofClient = client.judge(packets, rttMs);
+      const ofGateway = gateway.judge(peerPackets, rttMs);
+      const loss = ofClient ?? ofGateway;
+      if (loss === undefined) return;
       finish();
-      resolve({ loss: (packets.lost - first.lost) / (packets.sent - first.sent), rttMs });
+      resolve({ of: ofClient === undefined ? 'gateway' : 'client', loss, rttMs });
     };
     const finish = (): void => {
       cancel();

@@ -29,6 +29,8 @@ export interface LegStatus {
   readonly isHealthiest: boolean;
   /** Since the leg came up: packets sent, and those of them that were lost. Undefined where TCP keeps that to itself. */
   readonly packets: { readonly sent: number; readonly lost: number } | undefined;
+  /** The same of the packets that the gateway has sent, as it told last. */
+  readonly gatewayPackets: { readonly sent: number; readonly lost: number } | undefined;
   readonly openStreams: number;
   readonly bytesSent: number;
   readonly bytesReceived: number;

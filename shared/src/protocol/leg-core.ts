@@ -9,7 +9,7 @@ import {
 } from '../errors.ts';
 import type { Clock } from '../clock.ts';
 import type { Membership } from '../identity/membership.ts';
-import type { Connection, TransportStream } from '../transport/connection.ts';
+import type { Connection, ConnectionStats, TransportStream } from '../transport/connection.ts';
 import type { BulkTurns } from './bulk-turns.ts';
 import { MessageError, type ControlStream } from './control-stream.ts';
 import {
@@ -28,6 +28,7 @@ import { LaneError, createLaneSet } from './lane-set.ts';
 import type { Leg, LegEnd, LegHandlers, TunnelStream } from './leg.ts';
 import type { LegLimits } from './limits.ts';
 import type { Message, MessageOf, OutgoingMessage } from './messages.ts';
+import { reportPath } from './path-report.ts';
 import { watchSilence } from './silence.ts';
 import type { Target } from './target.ts';
 import { LegStream, type StreamHost } from './tunnel-stream.ts';
@@ -105,6 +106,7 @@ export const createLeg = (parts: LegParts): Leg => {
   let bytesReceived = 0;
   let rttMs = ASSUMED_RTT_MS;
   let rttAt = -Infinity;
+  let peerPackets: ConnectionStats['packets'];
   let handlers: LegHandlers = {};
   let pings = 0;
   /** Those that {@link Leg.roundTrip} waits for, by their ids. */
@@ -317,6 +319,9 @@ export const createLeg = (parts: LegParts): Leg => {
         asked.get(message.id)?.();
         asked.delete(message.id);
         return;
+      case 'path':
+        peerPackets = { sent: message.sent, lost: message.lost };
+        return;
       case 'activate':
       case 'environments':
       case 'environmentsResult':
@@ -356,6 +361,10 @@ export const createLeg = (parts: LegParts): Leg => {
         };
         const ping = (): void => leg.send({ type: 'ping', id: ++pings });
         void closed.then(watchSilence({ clock, connection, ping, onDead }, limits));
+      }
+      if (role === 'acceptor' && connection.stats().packets) {
+        const tell = (packets: { sent: number; lost: number }): void => leg.send({ type: 'path', ...packets });
+        void closed.then(reportPath({ clock, connection, tell }));
       }
       void connection.closed.then(({ by, error }) =>
         finish(goodbye ?? { code: 'lost', by, ...(error ? { error } : {}) }),
@@ -416,6 +425,7 @@ export const createLeg = (parts: LegParts): Leg => {
         bytesSent: sent,
         bytesReceived: got,
         ...(packets ? { packets } : {}),
+        ...(peerPackets ? { peerPackets } : {}),
       };
     },
     async close(code, reason) {

@@ -63,6 +63,8 @@ export interface LegStats {
   readonly bytesReceived: number;
   /** See ConnectionStats. */
   readonly packets?: ConnectionStats['packets'];
+  /** The same of the peer, as it has told last. */
+  readonly peerPackets?: ConnectionStats['packets'];
 }
 
 export interface Leg {

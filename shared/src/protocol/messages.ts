@@ -10,6 +10,7 @@
  *       activate   ──────────────────────►            only after a hello with `standby`
  *       environments ────────────────────►
  *                  ◄──────────────────────  environmentsResult
+ *                  ◄──────────────────────  path      packets lost, where the transport counts them
  *       drain, goodbye, ping, pong ◄─────►
  *
  * Versions: 1 (first).
@@ -211,6 +212,9 @@ const goodbye = z.object({
   serverTime: z.number().optional(),
   retryAfterMs: z.number().nonnegative().max(600_000).optional(),
 });
+const packetCount = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+/** Packets that the sender has sent on this leg, and those of them that were lost; from whoever accepted it. */
+const path = z.object({ type: z.literal('path'), sent: packetCount, lost: packetCount });
 const ping = z.object({ type: z.literal('ping'), id: z.number().int() });
 const pong = z.object({ type: z.literal('pong'), id: z.number().int() });
 
@@ -224,6 +228,7 @@ export const MESSAGE_SCHEMAS = {
   environmentsResult,
   drain,
   goodbye,
+  path,
   ping,
   pong,
 } as const;

@@ -30,14 +30,18 @@ const environmentText = ({ id, ports, state, code, message }: EnvironmentStatus)
 
 const milliseconds = (ms: number | undefined): string => (ms === undefined ? '–' : `${ms.toFixed(1)} ms`);
 
+/** Share of the packets that were sent. */
+const lossOf = (packets: LegStatus['packets']): number =>
+  packets === undefined ? 0 : packets.lost / Math.max(1, packets.sent);
+
 /** A table that fits into 80 columns, with the rest of each leg below its row. */
 const legsText = (legs: readonly LegStatus[]): string => {
   const table = formatTable(
     ['', 'gateway', 'transport', 'state', 'echo', 'rtt', 'loss', 'streams'],
-    legs.map(({ gatewayId, transport, state, echoMs, rttMs, packets, openStreams, isHealthiest }) => [
+    legs.map(({ gatewayId, transport, state, echoMs, rttMs, packets, gatewayPackets, openStreams, isHealthiest }) => [
       isHealthiest && legs.length > 1 ? '*' : '',
       ...[gatewayId, transport, state, milliseconds(echoMs), milliseconds(rttMs)],
-      packets === undefined ? '–' : `${((100 * packets.lost) / Math.max(1, packets.sent)).toFixed(1)} %`,
+      packets === undefined ? '–' : `${(100 * Math.max(lossOf(packets), lossOf(gatewayPackets))).toFixed(1)} %`,
       String(openStreams),
     ]),
   );
