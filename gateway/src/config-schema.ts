@@ -7,7 +7,7 @@ import { ADMISSIONS } from '../../shared/src/protocol/messages.ts';
 import { formatHostPort, parseHostPort } from '../../shared/src/transport/address.ts';
 import { DURATION_RULE, parseDuration, parseSize, SIZE_RULE } from '../../shared/src/units.ts';
 import type { InternalAddress, ListenAddress } from './config.ts';
-import { GATEWAY_LIMITS } from './limits.ts';
+import { GATEWAY_LIMITS, ORGANIZATION_LIMITS } from './limits.ts';
 import type { GatewayLimits } from './limits.ts';
 
 export const PROXY_PROTOCOLS = ['off', 'optional', 'required'] as const;
@@ -95,9 +95,11 @@ const limit = (name: string) =>
       .min(1, 'must be at least 1')
       .max(MAX_LIMIT, `must be at most ${MAX_LIMIT}`),
   );
-const limits = z.strictObject(
-  Object.fromEntries(Object.keys(GATEWAY_LIMITS).map((name) => [name, limit(name).optional()])),
-) as unknown as z.ZodType<Partial<GatewayLimits>>;
+const limitsOf = <Name extends keyof GatewayLimits>(names: readonly Name[]) =>
+  z.strictObject(Object.fromEntries(names.map((name) => [name, limit(name).optional()]))) as unknown as z.ZodType<
+    Partial<Pick<GatewayLimits, Name>>
+  >;
+const limits = limitsOf(Object.keys(GATEWAY_LIMITS) as (keyof GatewayLimits)[]);
 
 const PUBLIC_PORT_RULE = 'must be a port from 1 to 65535';
 const publicPort = z
@@ -109,7 +111,7 @@ const organization = z.strictObject({
   portSharing: z.boolean().default(true),
   highestAdmission: z.enum(ADMISSIONS).default('everyone'),
   allowInspectedTls: z.boolean().default(true),
-  limits: limits.default({}),
+  limits: limitsOf(ORGANIZATION_LIMITS).default({}),
 });
 
 const issuer = text((value) => {
@@ -297,7 +299,8 @@ export const VARIABLES: readonly Variable[] = [
 export const keysAt = (path: readonly PropertyKey[]): readonly string[] => {
   const [first, second] = path.map(String);
   if (path.length === 0) return Object.keys(configSchema.shape);
-  if (first === 'limits' || path[2] === 'limits') return Object.keys(GATEWAY_LIMITS);
+  if (first === 'limits') return Object.keys(GATEWAY_LIMITS);
+  if (path[2] === 'limits') return ORGANIZATION_LIMITS;
   if (first === 'listeners') return ['https', 'quic', 'http', 'internal'];
   if (first === 'signIn')
     return second === 'claims' ? Object.keys(signIn.shape.claims.unwrap().shape) : Object.keys(signIn.shape);

@@ -28,7 +28,7 @@ import { formatHostPort } from '../../shared/src/transport/address.ts';
 import { configSchema, keysAt, VARIABLES } from './config-schema.ts';
 import type { LOG_LEVELS, PROXY_PROTOCOLS } from './config-schema.ts';
 import { GATEWAY_LIMITS } from './limits.ts';
-import type { GatewayLimits } from './limits.ts';
+import type { GatewayLimits, OrganizationLimits } from './limits.ts';
 
 export interface ListenAddress {
   /** IP address or host name, without brackets. */
@@ -45,7 +45,7 @@ export interface OrganizationPolicy {
   /** The widest admission that ports of the organization may have. */
   readonly highestAdmission: Admission;
   readonly allowInspectedTls: boolean;
-  readonly limits: Partial<GatewayLimits>;
+  readonly limits: Partial<OrganizationLimits>;
 }
 
 /** The OpenID Connect provider at which visitors sign in. */

@@ -29,6 +29,8 @@ export const GATEWAY_LIMITS = {
   connections: 20_000,
   /** Requests in flight to one environment; one must not take all. Beyond: 429. */
   requestsInFlightPerEnvironment: 1_000,
+  /** Requests in flight to all environments of one organization, upgraded ones included; a quarter of `connections`. Beyond: 429. */
+  requestsInFlightPerOrganization: 5_000,
 
   // To the application, through the tunnel
 
@@ -91,5 +93,13 @@ export const GATEWAY_LIMITS = {
   apiAttemptsPerAddress: 300,
 } as const;
 
+/** Those that an organization may have others of: `organizations.<name>.limits`. */
+export const ORGANIZATION_LIMITS = [
+  'requestsInFlightPerEnvironment',
+  'requestsInFlightPerOrganization',
+  'legsPerRunner',
+] as const satisfies readonly (keyof typeof GATEWAY_LIMITS)[];
+
 /** The limits in force: the defaults above with what the configuration overrides. */
 export type GatewayLimits = { readonly [Name in keyof typeof GATEWAY_LIMITS]: number };
+export type OrganizationLimits = Pick<GatewayLimits, (typeof ORGANIZATION_LIMITS)[number]>;

@@ -223,6 +223,7 @@ export const makeParts = async (
     clock,
     log,
     limits,
+    legsPerRunner: (organization) => policy(organization)?.limits.legsPerRunner ?? limits.legsPerRunner,
     random: deps.random ?? Math.random,
     otherIssuer: other?.issuer,
     urls: { domain: domains[0] ?? '', publicPort },
@@ -260,6 +261,7 @@ export const makeParts = async (
   const forwarder = createForwarder({
     route: (id) => registry.route(id),
     gate,
+    limitsOf: (organization) => policy(organization)?.limits,
     noindex: () => live.current().everyonePorts.noindex,
     tracing,
     log,

@@ -78,7 +78,7 @@ publicPort: 443
 advertise: { quic: ["198.51.100.7:4242"] }
 tls: { certificate: tls/cert.pem, key: /abs/key.pem }
 stateDir: ./state
-organizations: { acme: { portSharing: false, highestAdmission: organization, limits: { legs: 3 } } }
+organizations: { acme: { portSharing: false, highestAdmission: organization, limits: { legsPerRunner: 3 } } }
 limits: { headersTimeoutMs: 3s, tlsHandshakeTimeoutMs: 2500, maxApiBodyBytes: 4KiB }
 drainDelay: 5s
 drainTimeout: 1m30s
@@ -99,7 +99,12 @@ logLevel: debug
     assert.deepEqual(config.tls, [{ certificate: '/etc/gateway/tls/cert.pem', key: '/abs/key.pem' }]);
     assert.equal(config.stateDir, '/etc/gateway/state');
     assert.deepEqual(config.organizations, {
-      acme: { portSharing: false, highestAdmission: 'organization', allowInspectedTls: true, limits: { legs: 3 } },
+      acme: {
+        portSharing: false,
+        highestAdmission: 'organization',
+        allowInspectedTls: true,
+        limits: { legsPerRunner: 3 },
+      },
     });
     assert.deepEqual(config.limits, {
       ...GATEWAY_LIMITS,

@@ -116,6 +116,7 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
   ['gateway/src/parts.ts', ['gateway/src/', 'shared']],
   ['gateway/src/open-parts.ts', ['gateway/src/', 'shared']],
   ['gateway/src/closers.ts', ['gateway base']],
+  ['gateway/src/live-config.ts', ['gateway base']],
   ['gateway/src/listen.ts', ['gateway/src/start-error.ts', 'gateway base']],
   [
     'gateway/src/cli/',

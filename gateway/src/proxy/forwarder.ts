@@ -5,7 +5,7 @@ import { systemClock, type Clock } from '../../../shared/src/clock.ts';
 import { describeError } from '../../../shared/src/errors.ts';
 import type { Leg } from '../../../shared/src/protocol/leg.ts';
 import type { Target } from '../../../shared/src/protocol/target.ts';
-import type { GatewayLimits } from '../limits.ts';
+import type { GatewayLimits, OrganizationLimits } from '../limits.ts';
 import { createClientResponse, type ClientResponse } from './client-response.ts';
 import { acquireConnection, waitUntilConnected, type WaitOptions } from './connect.ts';
 import type { Exchange, UpgradeExchange } from './exchange.ts';
@@ -27,6 +27,8 @@ export type { ForwardTarget } from './plan.ts';
 export interface ForwarderDeps extends PlanDeps {
   readonly log: Logger;
   readonly limits: GatewayLimits;
+  /** The limits of an organization where it has its own. */
+  readonly limitsOf?: (organization: string) => Partial<OrganizationLimits> | undefined;
   /** Search engines are told to pass over what applications answer. */
   readonly noindex?: () => boolean;
   /** Undefined: nobody traces requests. */
@@ -60,11 +62,15 @@ const hasBody = ({ request, rawHeaders }: Exchange): boolean => {
 /** The way to the upstream is gone, which says nothing of the upstream. */
 const isPathLost = (error: unknown): boolean => ['tunnel_lost', 'draining', 'upstream_reset'].includes(errorOf(error));
 
+/** Counts a request in for its organization. Throws GatewayFailure where that has as many as it may have. */
+type CountIn = (organization: string | undefined) => void;
+
 export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   const clock = deps.clock ?? systemClock;
   const { limits } = deps;
   const pool = createUpstreamPool({ clock }, limits);
   const inFlight = new Map<string, number>();
+  const inFlightOfOrganizations = new Map<string, number>();
   const running = new Set<Promise<void>>();
   let closed = false;
 
@@ -176,9 +182,10 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     record.tunnelMs ??= record.upstreamMs;
   };
 
-  const serveRequest = async (exchange: Exchange, target: ForwardTarget): Promise<void> => {
+  const serveRequest = async (exchange: Exchange, target: ForwardTarget, count: CountIn): Promise<void> => {
     const plan = await planRequest(exchange, target, deps);
     if (!plan) return;
+    count(plan.organization);
     const { headers, traceParent } = requestHeaders(exchange, {
       hop: plan.hop,
       local: plan.local,
@@ -208,13 +215,14 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     }
   };
 
-  const serveUpgrade = async (exchange: UpgradeExchange, target: ForwardTarget): Promise<void> => {
+  const serveUpgrade = async (exchange: UpgradeExchange, target: ForwardTarget, count: CountIn): Promise<void> => {
     const { socket } = exchange;
     // A lost client is told by the signal; the error itself says nothing more.
     socket.on('error', () => undefined);
     const held = holdBytes(socket, exchange.head);
     const plan = await planRequest(exchange, target, deps);
     if (!plan) return;
+    count(plan.organization);
     const { headers, traceParent } = requestHeaders(exchange, {
       hop: plan.hop,
       local: plan.local,
@@ -253,13 +261,31 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     }
   };
 
-  const start = (exchange: Exchange | UpgradeExchange, environmentId: string, serve: () => Promise<void>): void => {
+  const start = (
+    exchange: Exchange | UpgradeExchange,
+    environmentId: string,
+    serve: (count: CountIn) => Promise<void>,
+  ): void => {
     const count = inFlight.get(environmentId) ?? 0;
     if (closed || count >= limits.requestsInFlightPerEnvironment) {
       return exchange.fail(closed ? 'draining' : 'too_many_requests');
     }
     inFlight.set(environmentId, count + 1);
-    const finished = serve()
+    let organization: string | undefined;
+    const countIn = (of: string | undefined): void => {
+      if (of === undefined) return;
+      const own = deps.limitsOf?.(of);
+      const ofOrganization = inFlightOfOrganizations.get(of) ?? 0;
+      if (
+        ofOrganization >= (own?.requestsInFlightPerOrganization ?? limits.requestsInFlightPerOrganization) ||
+        inFlight.get(environmentId)! > (own?.requestsInFlightPerEnvironment ?? limits.requestsInFlightPerEnvironment)
+      ) {
+        throw new GatewayFailure('too_many_requests', 'the organization has as many requests as it may have');
+      }
+      inFlightOfOrganizations.set(of, ofOrganization + 1);
+      organization = of;
+    };
+    const finished = serve(countIn)
       .catch((error: unknown) => {
         if (exchange.gone) return;
         const code = errorOf(error);
@@ -277,6 +303,11 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
       })
       .finally(() => {
         running.delete(finished);
+        if (organization !== undefined) {
+          const others = inFlightOfOrganizations.get(organization)! - 1;
+          if (others === 0) inFlightOfOrganizations.delete(organization);
+          else inFlightOfOrganizations.set(organization, others);
+        }
         const left = inFlight.get(environmentId)! - 1;
         if (left === 0) inFlight.delete(environmentId);
         else inFlight.set(environmentId, left);
@@ -285,8 +316,10 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   };
 
   return {
-    request: (exchange, target) => start(exchange, target.environmentId, () => serveRequest(exchange, target)),
-    upgrade: (exchange, target) => start(exchange, target.environmentId, () => serveUpgrade(exchange, target)),
+    request: (exchange, target) =>
+      start(exchange, target.environmentId, (count) => serveRequest(exchange, target, count)),
+    upgrade: (exchange, target) =>
+      start(exchange, target.environmentId, (count) => serveUpgrade(exchange, target, count)),
     leaveLeg: (leg) => pool.leave(leg),
     stats: () => ({
       requestsInFlight: running.size,

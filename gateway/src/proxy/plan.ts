@@ -27,6 +27,7 @@ export interface Plan {
   readonly local: LocalHost | undefined;
   /** How this port host is named in the chain of hops. */
   readonly hop: string;
+  readonly organization: string | undefined;
 }
 
 export interface PlanDeps {
@@ -64,8 +65,8 @@ export const planRequest = async (
   if (!admitted) return undefined;
   if (admitted.kind === 'unknown') throw new GatewayFailure('unknown_environment', 'there is no such environment');
   if (admitted.kind === 'offline') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
-  const { legs, environment } = admitted;
-  if (target.kind === 'logs') return { legs, tls: false, local: undefined, hop };
+  const { legs, environment, organization } = admitted;
+  if (target.kind === 'logs') return { legs, tls: false, local: undefined, hop, organization };
   const exposed = exposedPort(environment, target.port);
   if (!exposed) throw new GatewayFailure('port_not_exposed', 'the port is not announced');
   const tls = target.tls || exposed.protocol === 'https';
@@ -74,5 +75,6 @@ export const planRequest = async (
     tls,
     local: exposed.hostHeader === 'local' ? { port: target.port, tls } : undefined,
     hop,
+    organization,
   };
 };

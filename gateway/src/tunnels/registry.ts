@@ -57,6 +57,8 @@ export interface RegistryDeps {
   readonly clock: Clock;
   readonly log: Logger;
   readonly limits: GatewayLimits;
+  /** Absent: the same for all. */
+  readonly legsPerRunner?: (organization: string | undefined) => number;
   readonly random: () => number;
   /** `iss` of another authority whose runners have legs here. */
   readonly otherIssuer?: string | undefined;
@@ -280,7 +282,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
       await checks.admit(peer);
       const entry = table.runners.get(peer.id);
       const count = entry ? [...entry.instances.values()].reduce((sum, instance) => sum + instance.legs.size, 0) : 0;
-      if (count >= limits.legsPerRunner) {
+      if (count >= (deps.legsPerRunner?.(peer.organization) ?? limits.legsPerRunner)) {
         throw new RefusedError('limit', { detail: 'the runner has as many legs as it may have' });
       }
     },
