@@ -91,6 +91,7 @@ const readAddress = () => {
   const [, environment, id] = /^#\/([a-z0-9-]+)(?:\/(\d+))?$/.exec(location.hash) ?? [];
   const isOther = environment !== undefined && environment !== shown.environment;
   shown = { environment: environment ?? shown.environment, id };
+  byId('clear').disabled = shown.environment === undefined;
   if (isOther) {
     byId('environment').value = environment;
     void followRequests(environment);
@@ -108,7 +109,6 @@ const showEnvironments = (environments) => {
   }
   select.hidden = ids.length === 0;
   if (shown.environment === undefined && ids[0] !== undefined) location.hash = `#/${ids[0]}`;
-  byId('clear').disabled = shown.environment === undefined;
   if (ids.length === 0) byId('found').textContent = 'No requests yet.';
 };
 
