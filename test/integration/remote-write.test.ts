@@ -1,67 +1,47 @@
 // needs: prometheus
 /** Remote write of the tunnel client into a real Prometheus, over a receiver that is away at first and wants a password. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { after, before, describe, it } from 'node:test';
 import { systemClock } from '../../shared/src/clock.ts';
 import { collectMetrics } from '../../tunnel-client/src/metrics.ts';
+import { createOutbound } from '../../tunnel-client/src/outbound.ts';
+import { NO_PROXY_SETTINGS } from '../../tunnel-client/src/proxy-settings.ts';
 import { snappyLiterals, startRemoteWrite } from '../../tunnel-client/src/remote-write.ts';
+import { createResolver } from '../../tunnel-client/src/resolver.ts';
+import { type Prometheus, startPrometheus } from '../support/prometheus.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startTestRunner, until, type TestRunner } from '../support/runner.ts';
 
 describe('remote write', () => {
   let directory: string;
-  let prometheus: ReturnType<typeof spawn>;
+  let prometheus: Prometheus;
   let url: string;
   let gateway: TestGateway;
   let runner: TestRunner;
   before(async () => {
     directory = await mkdtemp(join(tmpdir(), 'remote-write-'));
-    await writeFile(join(directory, 'prometheus.yml'), 'global: {}\n');
     await writeFile(join(directory, 'password'), 'canary-password\n');
-    const child = spawn(
-      'prometheus',
-      [
-        `--config.file=${join(directory, 'prometheus.yml')}`,
-        `--storage.tsdb.path=${join(directory, 'data')}`,
-        '--web.listen-address=127.0.0.1:0',
-        '--web.enable-remote-write-receiver',
-      ],
-      { stdio: ['ignore', 'ignore', 'pipe'] },
-    );
-    prometheus = child;
-    url = await new Promise<string>((resolve, reject) => {
-      const lines: string[] = [];
-      createInterface({ input: child.stderr }).on('line', (line) => {
-        lines.push(line);
-        const port = /Listening on.*address=127\.0\.0\.1:([1-9]\d*)/.exec(line)?.[1];
-        if (port !== undefined) resolve(`http://127.0.0.1:${port}`);
-      });
-      child.once('exit', () => reject(new Error(`Prometheus has ended\n${lines.join('\n')}`)));
-    });
-    await until(async () => (await fetch(`${url}/-/ready`)).ok);
+    prometheus = await startPrometheus();
+    url = `http://127.0.0.1:${prometheus.port}`;
     gateway = await startTestGateway();
     runner = await startTestRunner(gateway);
   });
   after(async () => {
     await runner.close();
     await gateway.close();
-    prometheus.kill();
-    await once(prometheus, 'exit');
+    await prometheus.close();
     await rm(directory, { recursive: true });
   });
 
-  const query = async (text: string): Promise<{ metric: Record<string, string>; value: [number, string] }[]> => {
-    const answer = await fetch(`${url}/api/v1/query?query=${encodeURIComponent(text)}`);
-    return ((await answer.json()) as { data: { result: [] } }).data.result;
-  };
+  const query = (text: string) => prometheus.query(text);
+  const clock = systemClock;
+  const outbound = createOutbound({ clock, resolver: createResolver({ clock }) }, { proxy: NO_PROXY_SETTINGS });
 
   it('brings every series with its labels, sends again what was not taken, and shows the password to the receiver alone', async () => {
     let asked = 0;
@@ -92,7 +72,7 @@ describe('remote write', () => {
     const writing = startRemoteWrite(
       {
         collect: () => collectMetrics(runner.client.status()),
-        clock: systemClock,
+        ...{ clock, outbound },
         log: { debug: keep, info: keep, warn: keep, error: keep },
       },
       {
@@ -153,7 +133,7 @@ describe('remote write', () => {
           if (readings === 60) isAway = false;
           return [{ name: `reading-${readings}`, type: 'gauge', help: '', samples: [[{}, 1]] }];
         },
-        clock: systemClock,
+        ...{ clock, outbound },
         log: { debug() {}, info() {}, warn() {}, error() {} },
       },
       {

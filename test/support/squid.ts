@@ -11,7 +11,7 @@ import { until } from './runner.ts';
 import { findProgram } from './system-packages.ts';
 
 /** Names that squid's own resolver does not know are loopback. */
-const NAMES = ['api.gateway.localhost', 'tunnel.gateway.localhost', 'proxy.localhost'];
+const NAMES = ['api.gateway.localhost', 'tunnel.gateway.localhost', 'proxy.localhost', 'metrics.localhost'];
 const HELPERS = '/usr/lib/squid';
 /** Another program may have taken the free port that was found. */
 const TRIES = 3;

@@ -10,10 +10,14 @@
  * in a snappy block of nothing but literals, which is valid and does not compress: a request has some 4 KiB.
  */
 import { readFile } from 'node:fs/promises';
+import { request } from 'node:http';
+import { request as requestTls } from 'node:https';
+import type { TLSSocket } from 'node:tls';
 import type { Clock } from '../../shared/src/clock.ts';
 import { describeError } from '../../shared/src/errors.ts';
 import type { Logger } from './logger.ts';
 import type { MetricFamily } from './metrics.ts';
+import type { Outbound } from './outbound.ts';
 
 export interface RemoteWriteTarget {
   readonly url: string;
@@ -90,9 +94,53 @@ const authorization = async ({ username, passwordFile }: RemoteWriteTarget): Pro
   return { authorization: `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}` };
 };
 
+/**
+ * The status of the answer. Over TLS by the client's own way out, so that the proxy and the roots of the configuration
+ * count; without TLS directly, as for a receiver on this machine. Redirections are not followed: credentials go nowhere
+ * else.
+ */
+const post = async (
+  outbound: Pick<Outbound, 'connectTls'>,
+  target: string,
+  { headers, body, signal }: { headers: Readonly<Record<string, string>>; body: Buffer; signal: AbortSignal },
+): Promise<number> => {
+  const url = new URL(target);
+  const host = url.hostname.replace(/^\[|\]$/g, '');
+  const options = {
+    ...{ method: 'POST', host, path: url.pathname + url.search, signal, agent: false },
+    headers: { ...headers, host: url.host, 'content-length': body.length },
+  } as const;
+  let socket: TLSSocket | undefined;
+  if (url.protocol === 'https:') {
+    const port = Number(url.port || '443');
+    socket = await outbound.connectTls({ host, port, servername: host, alpn: ['http/1.1'] }, { signal });
+  }
+  try {
+    return await new Promise<number>((resolve, reject) => {
+      const asked = socket
+        ? requestTls({ ...options, agent: undefined, createConnection: () => socket })
+        : request({ ...options, port: url.port || '80' });
+      asked.once('error', reject);
+      asked.once('response', (response) => {
+        response.once('error', reject);
+        response.once('end', () => resolve(response.statusCode ?? 0));
+        response.resume();
+      });
+      asked.end(body);
+    });
+  } finally {
+    socket?.destroy();
+  }
+};
+
 /** Begins at once and goes on until it is closed. Failures are logged when they begin, and when they end. */
 export const startRemoteWrite = (
-  deps: { readonly collect: () => readonly MetricFamily[]; readonly clock: Clock; readonly log: Logger },
+  deps: {
+    readonly collect: () => readonly MetricFamily[];
+    readonly clock: Clock;
+    readonly log: Logger;
+    readonly outbound: Pick<Outbound, 'connectTls'>;
+  },
   options: {
     readonly target: RemoteWriteTarget;
     readonly labels: Readonly<Record<string, string>>;
@@ -109,24 +157,31 @@ export const startRemoteWrite = (
 
   /** Whether the request is done with: taken, or never going to be. Rejects when it is to be sent again. */
   const send = async (body: Buffer): Promise<void> => {
-    const response = await fetch(target.url, {
-      method: 'POST',
-      headers: {
-        ...(await authorization(target)),
-        'content-type': 'application/x-protobuf',
-        'content-encoding': 'snappy',
-        'x-prometheus-remote-write-version': '0.1.0',
-      },
-      body: new Uint8Array(body),
-      // Credentials go nowhere else.
-      redirect: 'error',
-      signal: AbortSignal.any([closing.signal, AbortSignal.timeout(REMOTE_WRITE_TIMEOUT_MS)]),
-    });
-    await response.body?.cancel();
-    if (response.ok) return;
-    if (response.status === 429 || response.status >= 500) throw new Error(`the answer was ${response.status}`);
+    const limit = new AbortController();
+    const cancelLimit = clock.timer(REMOTE_WRITE_TIMEOUT_MS, () =>
+      limit.abort(new Error(`no answer within ${REMOTE_WRITE_TIMEOUT_MS / 1_000} s`)),
+    );
+    let status: number;
+    try {
+      status = await post(deps.outbound, target.url, {
+        headers: {
+          ...(await authorization(target)),
+          'content-type': 'application/x-protobuf',
+          'content-encoding': 'snappy',
+          'x-prometheus-remote-write-version': '0.1.0',
+        },
+        body,
+        signal: AbortSignal.any([closing.signal, limit.signal]),
+      });
+    } catch (error) {
+      throw limit.signal.aborted ? (limit.signal.reason as Error) : error;
+    } finally {
+      cancelLimit();
+    }
+    if (status >= 200 && status <= 299) return;
+    if (status === 429 || status >= 500) throw new Error(`the answer was ${status}`);
     // The same bytes are refused again; the next ones may not be.
-    log.warn({ status: response.status }, 'the receiver of metrics refuses them');
+    log.warn({ status }, 'the receiver of metrics refuses them');
   };
   const sendAll = async (): Promise<void> => {
     try {

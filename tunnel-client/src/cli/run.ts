@@ -11,8 +11,10 @@ import { watchFile } from '../environment-file.ts';
 import { type InternalListener, listenInternal } from '../internal-listener.ts';
 import { type Logger, silentLogger } from '../logger.ts';
 import { collectMetrics } from '../metrics.ts';
+import { createOutbound } from '../outbound.ts';
 import { ConfigError } from '../problems.ts';
 import { startRemoteWrite } from '../remote-write.ts';
+import { createResolver } from '../resolver.ts';
 import { VERSION } from '../version.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 import { closedPortNotice, reportTo } from './reporter.ts';
@@ -198,7 +200,14 @@ export const runCommand = async (flags: ConfigFlagsWithFile, io: CliIo): Promise
 
   const metrics = config.remoteWrite
     ? startRemoteWrite(
-        { collect: () => collectMetrics(client.status()), clock: systemClock, log },
+        {
+          collect: () => collectMetrics(client.status()),
+          ...{ clock: systemClock, log },
+          outbound: createOutbound(
+            { clock: systemClock, resolver: createResolver({ clock: systemClock }) },
+            { proxy: config.proxy, ...(ca === undefined ? {} : { ca }) },
+          ),
+        },
         { target: config.remoteWrite, labels: { job: 'tunnel-client', instance: config.runnerId } },
       )
     : undefined;
