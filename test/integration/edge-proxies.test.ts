@@ -96,6 +96,13 @@ describe('a plain listener behind a trusted proxy', () => {
     }
   });
 
+  it('redirects from any port that the proxy has, and serves at the public one', async () => {
+    const redirected = await talk(edge.plainPort, request([], '/', `${HOST}:8080`));
+    assert.match(redirected, /\r\nLocation: https:\/\/3000--demo\.gateway\.localhost\/\r\n/);
+    assert.equal(statusOf(await talk(edge.plainPort, request([MARKED], '/', `${HOST}:8080`))), 400);
+    assert.equal(statusOf(await talk(edge.plainPort, request([MARKED], '/', `${HOST}:443`))), 200);
+  });
+
   it('takes for the client the last address that is no trusted proxy', async () => {
     for (const [fields, client] of [
       [[`X-Forwarded-For: 198.51.100.9, ${CLIENT}`], CLIENT],

@@ -71,6 +71,7 @@ interface Accepted {
 }
 
 const ADDRESS = { kind: 'address' } as const;
+const ANY_PORT = { has: () => true };
 
 type DispatchDeps = Pick<
   EdgeDeps,
@@ -147,7 +148,9 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       maxFields: deps.limits.maxRequestHeaderFields,
     });
     if (!guarded.ok) return guarded.code;
-    const route = routeAuthority(guarded.host, { domains: deps.domains, ports: deps.ports });
+    // Without TLS it is some plain port of the proxy.
+    const ports = isHttps(connection, request.rawHeaders) ? deps.ports : ANY_PORT;
+    const route = routeAuthority(guarded.host, { domains: deps.domains, ports });
     // Whatever name a health check was told to use.
     if (route.kind === 'error') return isHealthCheck(guarded.target) ? { guarded, route: ADDRESS } : route.code;
     const { serverName } = connection;
