@@ -29,7 +29,7 @@ const gatewayValues = (count: number, others: Values = {}): Values => ({
   ...zones(count),
   LoadBalancerSubnets: ['subnet-4', 'subnet-5', 'subnet-6'].slice(0, count),
   DomainName: 'gateway.example.com',
-  CertificateArn: 'arn:aws:secretsmanager:eu-central-1:123456789012:secret:gateway-AbCdEf',
+  GatewayCertificateArn: 'arn:aws:secretsmanager:eu-central-1:123456789012:secret:gateway-AbCdEf',
   Image: '123456789012.dkr.ecr.eu-central-1.amazonaws.com/gateway:0.1.0',
   ...others,
 });
@@ -43,6 +43,11 @@ const runnerValues = (others: Values = {}): Values => ({
   Image: '123456789012.dkr.ecr.eu-central-1.amazonaws.com/tunnel-client:0.1.0',
   ...others,
 });
+/** The load balancer ends TLS. */
+const ACM = {
+  CertificateArn: 'arn:aws:acm:eu-central-1:123456789012:certificate/0123-45',
+  LoadBalancerNetworks: '10.0.0.0/24,10.0.1.0/24',
+};
 const PROXY = { HttpsProxy: 'http://proxy.company.com:8080', HttpProxy: 'http://proxy.company.com:8080' };
 
 const INTERNET = { LoadBalancerVisibility: 'internet-facing' };
@@ -59,6 +64,11 @@ const VARIANTS: readonly { readonly name: string; readonly template: Template; r
     name: 'gateway with a security group of its owner',
     template: templates.gateway,
     values: gatewayValues(2, { LoadBalancerSecurityGroup: 'sg-0123456789abcdef0', TaskSize: 'large' }),
+  },
+  {
+    name: 'gateway whose load balancer ends TLS',
+    template: templates.gateway,
+    values: gatewayValues(2, { ...INTERNET, ...ACM }),
   },
   { name: 'runner', template: templates.runner, values: runnerValues() },
   {
@@ -157,7 +167,7 @@ describe('the CloudFormation templates', () => {
       ],
       ['[0, !Ref InstanceSubnets]', '[5, !Ref InstanceSubnets]', 'FirstMountTarget: Fn::Select 5 of 2'],
       ['Condition: HasThirdZone', 'Condition: HasZone', 'ThirdMountTarget: there is no condition HasZone'],
-      ['[HttpsListener, ', '[HttpListener, ', 'Service depends on HttpListener, which is not there'],
+      ['- RedirectListener', '- HttpListener', 'Service depends on HttpListener, which is not there'],
       [
         '- IsInternetFacing',
         '- MakesSecurityGroup',
@@ -177,10 +187,11 @@ describe('the CloudFormation templates', () => {
 describe('the template of the gateway', () => {
   const stack = evaluateTemplate(spec, templates.gateway, gatewayValues(3, INTERNET));
 
-  it('has three listeners, and asks for health over TCP 8443', () => {
+  it('has four listeners, and asks for health over TCP 8443', () => {
     const listeners = ofType(stack, 'AWS::ElasticLoadBalancingV2::Listener');
     assert.deepEqual(listeners.map(({ Protocol, Port }) => `${String(Protocol)} ${String(Port)}`).sort(), [
       'TCP 443',
+      'TCP 80',
       'TCP 8443',
       'UDP 4242',
     ]);
@@ -210,6 +221,33 @@ describe('the template of the gateway', () => {
     assert.ok((container.StopTimeout ?? 0) * 1_000 > config.drainDelayMs + config.drainTimeoutMs);
     assert.ok(container.ReadonlyRootFilesystem);
     assert.deepEqual(config.listeners.internal, { kind: 'tcp', host: '127.0.0.1', port: 9_090 });
+  });
+
+  it('believes a load balancer that ends TLS, which tells clients on each port', () => {
+    const ended = evaluateTemplate(spec, templates.gateway, gatewayValues(2, ACM));
+    const listeners = ofType(ended, 'AWS::ElasticLoadBalancingV2::Listener');
+    const browsers = listeners.find(({ Port }) => Port === 443)!;
+    assert.equal(browsers['Protocol'], 'TLS');
+    assert.deepEqual(browsers['Certificates'], [{ CertificateArn: ACM.CertificateArn }]);
+    const groups = ofType(ended, 'AWS::ElasticLoadBalancingV2::TargetGroup').filter(
+      ({ Protocol }) => Protocol === 'TCP',
+    );
+    for (const group of groups) {
+      const attributes = group['TargetGroupAttributes'] as { Key: string; Value: string }[];
+      assert.equal(attributes.find(({ Key }) => Key === 'proxy_protocol_v2.enabled')?.Value, 'true');
+    }
+    const config = parseGatewayConfig(undefined, variablesOf(containerOf(ended, 'gateway')));
+    assert.deepEqual(config.trustedProxies, ACM.LoadBalancerNetworks.split(','));
+    assert.equal(config.proxyProtocol, 'required');
+    assert.deepEqual(config.advertise.tcp, ['tunnel.gateway.example.com:8443']);
+    const { refusals } = evaluateTemplate(
+      spec,
+      templates.gateway,
+      gatewayValues(2, { ...ACM, LoadBalancerNetworks: '' }),
+    );
+    assert.deepEqual(refusals, ['EndOfTlsNeedsNetworks']);
+    const own = parseGatewayConfig(undefined, variablesOf(containerOf(stack, 'gateway')));
+    assert.deepEqual([own.trustedProxies, own.listeners.http.length], [[], 1]);
   });
 
   it('never lets two tasks write the directory', () => {
