@@ -68,6 +68,7 @@ export const NEEDS = {
     packages: ['nginx', 'libnginx-mod-stream'],
     isMet: () => findProgram('nginx') !== undefined && existsSync(NGINX_STREAM_MODULE),
   },
+  sslscan: program('sslscan', 'sslscan'),
   python3: program('python3', 'python3-minimal'),
   prometheus: program('prometheus', 'prometheus'),
   promtool: program('promtool', 'prometheus'),
