@@ -25,8 +25,11 @@ import { bigFile, startUpstream } from './peers/upstream.ts';
 const ROUND_TRIP_MS = 100;
 /** Until a client that may choose has chosen, s: 30 s of loss, and the measurement. */
 const CHOICE_TIMEOUT_S = 110;
-/** Until the leg that was chosen is up and the gateway knows, ms: some ten round trips. */
-const ACTIVATION_MS = 3_000;
+/**
+ * Until the leg that was chosen is up and the gateway knows, or until a leg that stays has sent what is left of the
+ * transfers that were given up (256 KiB each), ms.
+ */
+const SETTLE_MS = { webtransport: 3_000, quic: 10_000 } as const;
 
 const { values } = parseArgs({
   options: {
@@ -61,9 +64,9 @@ const untilChosen = async (topology: Topology, system: System, client: Program):
   // A client that sees too few packets to tell says nothing, and stays.
   const chosen = await Promise.race([client.waitFor(decided).catch(() => undefined), loadEnded]);
   await load.stop();
-  if (!chosen?.[1]?.startsWith('another')) return 'quic';
-  await delay(ACTIVATION_MS);
-  return 'webtransport';
+  const choice = chosen?.[1]?.startsWith('another') ? 'webtransport' : 'quic';
+  await delay(SETTLE_MS[choice]);
+  return choice;
 };
 
 const measure = async (certificate: Certificate, lossPercent: number, congestionControl: string): Promise<Result> => {
