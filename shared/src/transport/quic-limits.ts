@@ -21,7 +21,7 @@ export interface QuicLimits {
   readonly connectionWindowBytes: number;
   /**
    * Handshakes under way at once. Each holds one native `inboundConnection()` call (2.5 KB), a half-open one until the
-   * idle limit. Beyond it new ones wait unanswered, so that runners come in over TCP.
+   * idle limit. (There are no more calls than are needed, see `SPARE_CALLS`.) Beyond it new ones wait unanswered, so that runners come in over TCP.
    */
   readonly handshakes: number;
   /** Bytes of socket buffer of a dialer, cut to what the system allows. A listener's come from the system. */

@@ -23,10 +23,16 @@ import {
 /** Calls issued in one go: 0.7 ms of event loop. All 8,192 at once would hold it up for over 20 ms. */
 const CALLS_PER_TURN = 256;
 /**
- * ms until places of failed handshakes are filled again, {@link CALLS_PER_TURN} at a time: 25,600 a second, far above
- * the 1,600 handshakes a second that two cores do, and little work where every call fails at once.
+ * Calls that wait for handshakes which have not begun, as many again as are under way. Not all that may ever be needed:
+ * each waiting call is looked at whenever anything happens in a native thread, and with 8,192 of them that took longer
+ * than a request.
  */
-const REFILL_DELAY_MS = 10;
+const SPARE_CALLS = 128;
+/**
+ * ms between looks at how many handshakes have begun, which is not told: a flood gets from {@link SPARE_CALLS} to all
+ * places in six. Also until places of failed handshakes are filled again.
+ */
+const LOOK_INTERVAL_MS = 25;
 
 /** The binding's error has no code: the same bind by Node says why, in `cause.code` (EADDRINUSE, EACCES, ...). */
 const explainBindFailure = async (host: string, port: number, cause: unknown): Promise<TransportError> => {
@@ -120,38 +126,42 @@ export const listenQuic = async (options: QuicListenerOptions): Promise<QuicList
       (native) => {
         waiting--;
         if (closing !== undefined) return native.abort();
-        call();
         take(native);
+        fill();
       },
       (cause: unknown) => {
         waiting--;
         if (closing !== undefined) return;
         failed++;
-        fillSoon((next) => systemClock.timer(REFILL_DELAY_MS, next));
         onError?.(new TransportError(`a QUIC handshake failed: ${describeError(cause)}`, { cause }));
       },
     );
   };
+  const handshaking = (): number => Math.max(0, server.stats().acceptedHandshakes - accepted - failed - refused);
   let scheduled = false;
-  const fillSoon = (schedule: (next: () => void) => unknown): void => {
-    if (scheduled) return;
+  const fill = (): void => {
+    if (scheduled || closing !== undefined) return;
+    const wanted = Math.min(limits.handshakes, 2 * handshaking() + SPARE_CALLS);
+    for (let calls = 0; calls < CALLS_PER_TURN && waiting < wanted; calls++) call();
+    if (waiting >= wanted) return;
     scheduled = true;
-    schedule(() => {
+    setImmediate(() => {
       scheduled = false;
-      if (closing === undefined) fill();
+      fill();
     });
   };
-  const fill = (): void => {
-    for (let calls = 0; calls < CALLS_PER_TURN && waiting < limits.handshakes; calls++) call();
-    if (waiting < limits.handshakes) fillSoon(setImmediate);
+  let cancelLook = (): void => {};
+  const look = (): void => {
+    fill();
+    cancelLook = systemClock.timer(LOOK_INTERVAL_MS, look);
   };
-  fill();
+  look();
 
   const stats = (): QuicListenerStats => ({
     accepted,
     failed,
     refused,
-    handshaking: Math.max(0, server.stats().acceptedHandshakes - accepted - failed - refused),
+    handshaking: handshaking(),
     capacity: limits.handshakes,
     connections: connections.size,
   });
@@ -160,6 +170,7 @@ export const listenQuic = async (options: QuicListenerOptions): Promise<QuicList
     stats: () => lastStats ?? stats(),
     close: () => {
       closing ??= (async () => {
+        cancelLook();
         for (const connection of connections) connection.close();
         lastStats = { ...stats(), handshaking: 0 };
         await server.abort();
