@@ -247,6 +247,12 @@ describe('PROXY protocol', () => {
     assert.equal((JSON.parse(body) as Record<string, unknown>)['clientAddress'], '2001:db8::7');
   });
 
+  it('is not needed from a proxy that ends TLS and begins it anew', async () => {
+    const answer = await talkSecurely(edge, Buffer.alloc(0), [`X-Forwarded-For: 198.51.100.1, ${CLIENT}`]);
+    assert.equal(echoOf(answer)['clientAddress'], CLIENT);
+    assert.equal(echoOf(await talkSecurely(edge, Buffer.alloc(0)))['clientAddress'], '127.0.0.1');
+  });
+
   it('says on plain listeners whether the client spoke TLS: by its TLV, else by the port', async () => {
     const fields = ['X-Forwarded-For: 198.51.100.1'];
     for (const header of [

@@ -46,6 +46,7 @@ interface PodSpec {
 }
 interface Service {
   readonly type?: string;
+  readonly externalTrafficPolicy?: string;
   readonly selector: Readonly<Record<string, string>>;
   readonly ports: readonly { readonly port: number; readonly targetPort: string; readonly protocol: string }[];
 }
@@ -201,7 +202,9 @@ it('each overlay of the gateway is reached in its own way', () => {
     ],
   );
   for (const name of ['gateway-https', 'gateway-quic'])
-    assert.equal(specOf<Service>(find('cloud-load-balancer', 'Service', name)).type, 'LoadBalancer');
+    // Any other policy hides the addresses of clients behind those of nodes.
+    const { type, externalTrafficPolicy } = specOf<Service>(find('cloud-load-balancer', 'Service', name));
+  assert.deepEqual([type, externalTrafficPolicy], ['LoadBalancer', 'Local']);
   assert.equal(specOf<Service>(find('cloud-load-balancer', 'Service', 'gateway-internal')).type, undefined);
 });
 
