@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readlink, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -139,4 +139,62 @@ test('without being asked, a fault is reported at the second check in a row', as
   await step();
   await reported;
   assert.ok(checks >= 2, `${checks} checks`);
+});
+
+/**
+ * A directory as the kubelet keeps a secret's (`AtomicWriter`): the names are links to `..data/<name>`, `..data` is a link
+ * to a directory with a time in its name, and a new version comes with one rename of that link.
+ */
+const mountSecret = async (directory: string) => {
+  let version = 0;
+  const update = async (files: Readonly<Record<string, string>>): Promise<void> => {
+    version += 1;
+    const next = `..2026_11_21_00_00_${String(version).padStart(2, '0')}`;
+    await mkdir(join(directory, next));
+    for (const [name, text] of Object.entries(files)) await writeFile(join(directory, next, name), text);
+    const data = join(directory, '..data');
+    const before = version === 1 ? undefined : await readlink(data);
+    await symlink(next, `${data}_tmp`);
+    await rename(`${data}_tmp`, data);
+    if (before !== undefined) return rm(join(directory, before), { recursive: true });
+    for (const name of Object.keys(files)) await symlink(join('..data', name), join(directory, name));
+  };
+  return update;
+};
+
+test('a secret that Kubernetes replaces is followed through its links, and a bad one is not taken', async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'live-certificates-'));
+  t.after(() => rm(directory, { recursive: true, force: true }));
+  const update = await mountSecret(directory);
+  const secretOf = async (name: string) => {
+    const { certificate, key } = await makePair(name);
+    return { 'tls.crt': certificate, 'tls.key': key };
+  };
+  await update(await secretOf('first.example'));
+  const clock = createManualClock(Date.now());
+  const kept = keepLog();
+  const tls = [{ certificate: join(directory, 'tls.crt'), key: join(directory, 'tls.key') }];
+  const certificates = await openCertificates({ clock, log: kept.log }, { tls, stateDir: directory, domains: [] });
+  t.after(() => certificates.close());
+  const world = { clock, certificates, tls, write: () => Promise.resolve(), ...kept };
+  const dial = await serve(t, world);
+  const before = await dial('first.example');
+
+  for (const name of ['second.example', 'third.example']) {
+    const changed = new Promise<void>((resolve) => void certificates.onChange(resolve));
+    await update(await secretOf(name));
+    await clock.advance(CERTIFICATE_CHECK_MS);
+    await changed;
+    assert.equal(subjectOf(await dial(name)), `DNS:${name}`);
+  }
+  before.write('still here');
+  assert.equal(String(await once(before, 'data')), 'still here');
+
+  // A secret whose key belongs to another certificate.
+  await update({ ...(await secretOf('bad.example')), 'tls.key': (await makePair('other.example')).key });
+  assert.match((await certificates.check()).faults.join(), /does not belong/);
+  assert.equal(subjectOf(await dial('third.example')), 'DNS:third.example');
+  await update(await secretOf('fourth.example'));
+  assert.deepEqual((await certificates.check()).faults, []);
+  assert.equal(subjectOf(await dial('fourth.example')), 'DNS:fourth.example');
 });
