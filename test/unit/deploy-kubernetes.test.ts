@@ -201,10 +201,11 @@ it('each overlay of the gateway is reached in its own way', () => {
       ['internal', undefined],
     ],
   );
-  for (const name of ['gateway-https', 'gateway-quic'])
+  for (const name of ['gateway-https', 'gateway-quic']) {
     // Any other policy hides the addresses of clients behind those of nodes.
     const { type, externalTrafficPolicy } = specOf<Service>(find('cloud-load-balancer', 'Service', name));
-  assert.deepEqual([type, externalTrafficPolicy], ['LoadBalancer', 'Local']);
+    assert.deepEqual([type, externalTrafficPolicy], ['LoadBalancer', 'Local']);
+  }
   assert.equal(specOf<Service>(find('cloud-load-balancer', 'Service', 'gateway-internal')).type, undefined);
 });
 
