@@ -55,6 +55,15 @@ environments:
 `;
 
 describe('configuration of the tunnel client', () => {
+  it('has the inspector off, and on by file, variable or flag', () => {
+    assert.equal(parse(FILE).inspector, false);
+    assert.equal(parse(`${FILE}inspector: true\n`).inspector, true);
+    assert.equal(parse(FILE, {}, { TUNNEL_INSPECTOR: 'true' }).inspector, true);
+    assert.equal(parse(`${FILE}inspector: true\n`, {}, { TUNNEL_INSPECTOR: 'false' }).inspector, false);
+    assert.equal(parse(FILE, { inspector: true }).inspector, true);
+    has(problems(`${FILE}inspector: yes please\n`), 'inspector: must be true or false');
+  });
+
   it('is read from a file, with its paths beside the file', () => {
     const config = parse(FILE);
     assert.equal(config.gateway, 'https://api.gateway.localhost:8443');
