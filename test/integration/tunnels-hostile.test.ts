@@ -118,7 +118,9 @@ describe('before welcome', () => {
   });
 
   it('names the versions it speaks to a peer that speaks none of them', async () => {
-    assert.equal(await say(hello('x', { versions: [99] })), 'protocol_version');
+    assert.equal(await say(hello('x', { versions: [2, 99] })), 'protocol_version');
+    const { reason } = await gateway.waitFor(({ msg, code }) => msg === 'leg refused' && code === 'protocol_version');
+    assert.match(String(reason), /tunnel client speaks version 2 and 99 .* the gateway version 1: update the gateway/);
   });
 
   it('refuses every membership that is not one of this runner and this key', async () => {

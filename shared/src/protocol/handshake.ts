@@ -75,6 +75,16 @@ const refusedBy = (message: MessageOf<'goodbye'>): Error =>
       })
     : new LegClosedError(parseCloseCode(message.code), 'remote', message.reason);
 
+/** Both sides show this sentence to people. */
+const noCommonVersion = (speaks: { dialler: readonly number[]; acceptor: readonly number[] }): RefusedError => {
+  const { dialler, acceptor } = speaks;
+  const older = Math.max(...dialler) < Math.max(...acceptor) ? 'tunnel client' : 'gateway';
+  const detail =
+    `the tunnel client speaks version ${dialler.join(' and ')} of the tunnel protocol, ` +
+    `the gateway version ${acceptor.join(' and ')}: update the ${older}`;
+  return new RefusedError('protocol_version', { detail });
+};
+
 const receive = async <T extends MessageType>(control: ControlStream, type: T): Promise<MessageOf<T>> => {
   const message = await control.receive(MAX_HANDSHAKE_MESSAGE_BYTES);
   if (message === null) throw new TransportError('the connection ended during the handshake');
@@ -213,7 +223,7 @@ export const acceptLeg = (
     const hello = await receive(control, 'hello');
     heard();
     const version = PROTOCOL_VERSIONS.find((each) => hello.versions.includes(each));
-    if (version === undefined) throw new RefusedError('protocol_version');
+    if (version === undefined) throw noCommonVersion({ dialler: hello.versions, acceptor: PROTOCOL_VERSIONS });
     const peer = await deps.verify(hello.membership, expectedKey(connection, hello.membership));
     const isProved = connection.peerKey !== undefined;
     if (isProved) await deps.admit(peer, hello, { inspected: false });
@@ -267,7 +277,9 @@ export const dialLeg = (connection: Connection, deps: DialDeps, { signal }: { si
     await control.send({ type: 'hello', versions: [...PROTOCOL_VERSIONS], ...own, ...deps.hello });
     const challenge = await receive(control, 'challenge');
     heard();
-    if (!PROTOCOL_VERSIONS.includes(challenge.version)) throw new RefusedError('protocol_version');
+    if (!PROTOCOL_VERSIONS.includes(challenge.version)) {
+      throw noCommonVersion({ dialler: PROTOCOL_VERSIONS, acceptor: [challenge.version] });
+    }
     const peer = await deps.verify(challenge.membership, expectedKey(connection, challenge.membership));
     const transcript: Transcript = {
       diallerNonce: own.nonce,
