@@ -6,7 +6,8 @@ import { isOrganization } from '../../shared/src/identity/membership.ts';
 import { ADMISSIONS } from '../../shared/src/protocol/messages.ts';
 import { formatHostPort, parseHostPort } from '../../shared/src/transport/address.ts';
 import { DURATION_RULE, parseDuration, parseSize, SIZE_RULE } from '../../shared/src/units.ts';
-import type { InternalAddress, ListenAddress } from './config.ts';
+import { parseInternalAddress } from '../../shared/src/transport/internal-address.ts';
+import type { ListenAddress } from './config.ts';
 import { GATEWAY_LIMITS, ORGANIZATION_LIMITS } from './limits.ts';
 import type { GatewayLimits } from './limits.ts';
 
@@ -46,12 +47,7 @@ const quicAddress = text((value): ListenAddress => {
   if (isIP(address.host) === 0) throw new RangeError(`"${value}" has no IP address: QUIC listens on addresses only`);
   return address;
 });
-const internalAddress = text((value): InternalAddress => {
-  if (!value.startsWith('unix:')) return { kind: 'tcp', ...parseHostPort(value) };
-  const path = value.slice('unix:'.length);
-  if (path === '') throw new RangeError('the path is missing: write unix:/run/gateway.sock');
-  return { kind: 'unix', path };
-});
+const internalAddress = text(parseInternalAddress);
 const advertised = text((value) => {
   const { host, port } = parseHostPort(value);
   if (port === 0) throw new RangeError(`"${value}" has port 0, which nobody can dial`);

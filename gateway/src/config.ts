@@ -25,6 +25,7 @@ import { applyVariables } from '../../shared/src/config-variables.ts';
 import type { Admission } from '../../shared/src/protocol/messages.ts';
 import { suggest } from '../../shared/src/suggestion.ts';
 import { formatHostPort } from '../../shared/src/transport/address.ts';
+import type { InternalAddress } from '../../shared/src/transport/internal-address.ts';
 import { configSchema, keysAt, VARIABLES } from './config-schema.ts';
 import type { LOG_LEVELS, PROXY_PROTOCOLS } from './config-schema.ts';
 import { GATEWAY_LIMITS } from './limits.ts';
@@ -36,9 +37,6 @@ export interface ListenAddress {
   /** 0: any free port. */
   readonly port: number;
 }
-export type InternalAddress =
-  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
-  | { readonly kind: 'unix'; readonly path: string };
 
 export interface OrganizationPolicy {
   readonly portSharing: boolean;

@@ -6,7 +6,7 @@ import { dirname, resolve } from 'node:path';
 import * as z from 'zod';
 import { ID_RULE, isId } from '../../shared/src/hostname.ts';
 import { ADMISSIONS } from '../../shared/src/protocol/messages.ts';
-import { parseHostPort } from '../../shared/src/transport/address.ts';
+import { type InternalAddress, parseInternalAddress } from '../../shared/src/transport/internal-address.ts';
 import { EMPTY_FILE, type FileContent, fileProblems, lineAt, readYaml } from './config-file.ts';
 import { type EnvironmentSettings, parseEnvironments } from './environments.ts';
 import { parseGatewayUrl } from './gateway-url.ts';
@@ -15,10 +15,6 @@ import type { RemoteWriteTarget } from './remote-write.ts';
 import { proxySettingsOf, type ProxySettings } from './proxy-settings.ts';
 import { ConfigError, formatPath, type Problem, suggest, zodProblems } from './problems.ts';
 import { TRANSPORT_CHOICES, type TransportChoice } from './transport.ts';
-
-export type InternalAddress =
-  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
-  | { readonly kind: 'unix'; readonly path: string };
 
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
 export const LOG_FORMATS = ['auto', 'human', 'json'] as const;
@@ -101,16 +97,6 @@ const duration = z.string().transform((text, context) => {
   context.addIssue({ code: 'custom', message: 'must be a time such as 500ms, 30s or 5m' });
   return z.NEVER;
 });
-
-/** Throws RangeError. */
-export const parseInternalAddress = (text: string): InternalAddress => {
-  if (text.startsWith('unix:')) {
-    const path = text.slice('unix:'.length);
-    if (path === '') throw new RangeError('must be unix:PATH or host:port');
-    return { kind: 'unix', path };
-  }
-  return { kind: 'tcp', ...parseHostPort(text) };
-};
 
 /** Turns the RangeError of a parser into an issue. */
 const parsedBy = <T>(parse: (text: string) => T) =>

@@ -3,11 +3,11 @@ import { access, constants } from 'node:fs/promises';
 import { stringify } from 'yaml';
 import { describeError } from '../../../shared/src/errors.ts';
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
+import { formatInternalAddress } from '../../../shared/src/transport/internal-address.ts';
 import { ConfigError, type ConfigProblem, type GatewayConfig, type ListenAddress } from '../config.ts';
 import { parsePair, readPair } from '../edge/certificates.ts';
 import { configPath, loadConfig } from './context.ts';
 import type { CliWorld } from './context.ts';
-import { internalName } from './internal.ts';
 import { formatJson } from './output.ts';
 
 /** The keys and values of a file that means the same, with every default and every variable in it. */
@@ -21,7 +21,7 @@ export const describeConfig = (config: GatewayConfig): Record<string, unknown> =
       https: addresses(listeners.https),
       quic: addresses(listeners.quic),
       http: addresses(listeners.http),
-      internal: internalName(listeners.internal),
+      internal: formatInternalAddress(listeners.internal),
     },
     drainDelay: `${drainDelayMs}ms`,
     drainTimeout: `${drainTimeoutMs}ms`,

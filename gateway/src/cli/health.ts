@@ -2,10 +2,10 @@
 import { setTimeout } from 'node:timers/promises';
 import { systemClock } from '../../../shared/src/clock.ts';
 import { DURATION_RULE, parseDuration } from '../../../shared/src/units.ts';
-import type { InternalAddress } from '../config.ts';
+import { formatInternalAddress, type InternalAddress } from '../../../shared/src/transport/internal-address.ts';
 import { CliError, loadConfig } from './context.ts';
 import type { CliWorld } from './context.ts';
-import { askInternal, internalName } from './internal.ts';
+import { askInternal } from './internal.ts';
 import { formatJson } from './output.ts';
 
 /** Between two questions while a gateway starts, ms. */
@@ -22,7 +22,7 @@ export const checkHealth = async (
   options: { readonly config?: string; readonly wait?: string; readonly json?: boolean },
 ): Promise<void> => {
   const { internal } = (await loadConfig(world, options.config)).listeners;
-  const name = internalName(internal);
+  const name = formatInternalAddress(internal);
   const waitMs = parseDuration(options.wait ?? '0');
   if (waitMs === undefined) throw new CliError(`--wait ${options.wait}: ${DURATION_RULE}`);
   const end = systemClock.monotonic() + waitMs;

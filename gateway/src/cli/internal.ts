@@ -1,24 +1,18 @@
 /** Asks the running gateway of a configuration, at its internal listener. */
-import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
-import { join } from 'node:path';
-import { formatHostPort } from '../../../shared/src/transport/address.ts';
-import type { GatewayConfig, InternalAddress } from '../config.ts';
+import { internalTokenPath, readInternalToken } from '../../../shared/src/identity/internal-token.ts';
+import {
+  formatInternalAddress,
+  type InternalAddress,
+  internalTarget,
+} from '../../../shared/src/transport/internal-address.ts';
+import type { GatewayConfig } from '../config.ts';
 import { CliError } from './context.ts';
 
 /** A gateway that needs longer to answer is not well. */
 const ANSWER_TIMEOUT_MS = 5_000;
 /** Of an answer, bytes: the status of a gateway with 10,000 legs. More is not read. */
 const MAX_ANSWER_BYTES = 16 << 20;
-
-export const internalName = (internal: InternalAddress): string =>
-  internal.kind === 'unix' ? `unix:${internal.path}` : formatHostPort(internal.host, internal.port);
-
-/** A listener on all addresses is asked on its own machine. */
-const toLoopback = (host: string): string => {
-  if (host === '0.0.0.0') return '127.0.0.1';
-  return host === '::' ? '::1' : host;
-};
 
 /** Rejects with {@link CliError} when nobody answers. */
 export const askInternal = async (
@@ -30,13 +24,12 @@ export const askInternal = async (
     throw new CliError('The internal listener has port 0, so that nobody knows where it is. Set listeners.internal');
   }
   const signal = AbortSignal.any([options.stop, AbortSignal.timeout(ANSWER_TIMEOUT_MS)]);
-  const headers = options.token === undefined ? {} : { authorization: `Bearer ${options.token}` };
-  const target =
-    internal.kind === 'unix'
-      ? { socketPath: internal.path, headers: { ...headers, host: 'localhost' } }
-      : { host: toLoopback(internal.host), port: internal.port, headers };
+  const headers = {
+    ...(options.token === undefined ? {} : { authorization: `Bearer ${options.token}` }),
+    ...(internal.kind === 'unix' ? { host: 'localhost' } : {}),
+  };
   return new Promise<{ status: number; text: string }>((resolve, reject) => {
-    const asked = request({ ...target, path, agent: false, signal }, (response) => {
+    const asked = request({ ...internalTarget(internal), headers, path, agent: false, signal }, (response) => {
       let text = '';
       response.setEncoding('utf8');
       response.on('data', (chunk: string) => {
@@ -48,7 +41,7 @@ export const askInternal = async (
     asked.on('error', reject);
     asked.end();
   }).catch((cause: unknown) => {
-    throw new CliError(`No gateway answers at ${internalName(internal)}`, { cause });
+    throw new CliError(`No gateway answers at ${formatInternalAddress(internal)}`, { cause });
   });
 };
 
@@ -73,13 +66,12 @@ export interface GatewayStatusAnswer {
 /** Rejects with {@link CliError}. */
 export const askStatus = async (config: GatewayConfig, stop: AbortSignal): Promise<GatewayStatusAnswer> => {
   const { internal } = config.listeners;
-  const path = join(config.stateDir, 'internal.token');
-  const token = internal.kind === 'unix' ? undefined : await readFile(path, 'utf8').catch(() => undefined);
-  const answer = await askInternal(internal, '/status', {
-    stop,
-    ...(token === undefined ? {} : { token: token.trim() }),
-  });
-  if (answer.status === 401) throw new CliError(`The gateway does not accept the token in ${path}`);
+  // Without one that can be read, the gateway says so.
+  const token = internal.kind === 'unix' ? undefined : await readInternalToken(config.stateDir).catch(() => undefined);
+  const answer = await askInternal(internal, '/status', { stop, ...(token === undefined ? {} : { token }) });
+  if (answer.status === 401) {
+    throw new CliError(`The gateway does not accept the token in ${internalTokenPath(config.stateDir)}`);
+  }
   if (answer.status !== 200) throw new CliError(`The gateway answered ${answer.status}`);
   return JSON.parse(answer.text) as GatewayStatusAnswer;
 };

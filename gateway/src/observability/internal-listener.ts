@@ -8,7 +8,7 @@ import { connect, type AddressInfo } from 'node:net';
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { isAuthorized } from '../../../shared/src/identity/internal-token.ts';
 import { formatHostPort, unmapIPv4 } from '../../../shared/src/transport/address.ts';
-import type { InternalAddress } from '../config.ts';
+import type { InternalAddress } from '../../../shared/src/transport/internal-address.ts';
 import type { DashboardRoutes } from './dashboard/dashboard.ts';
 
 export interface InternalDeps {

@@ -3,8 +3,11 @@ import { once } from 'node:events';
 import { type IncomingMessage, request as httpRequest } from 'node:http';
 import { describeError } from '../../../shared/src/errors.ts';
 import { internalTokenPath, readInternalToken } from '../../../shared/src/identity/internal-token.ts';
-import { formatHostPort } from '../../../shared/src/transport/address.ts';
-import type { InternalAddress } from '../config.ts';
+import {
+  formatInternalAddress,
+  type InternalAddress,
+  internalTarget,
+} from '../../../shared/src/transport/internal-address.ts';
 import { CommandError } from './io.ts';
 
 /** A local answer takes milliseconds; a client that is stuck is told as such. */
@@ -14,12 +17,6 @@ export interface InternalAnswer {
   readonly status: number;
   readonly body: string;
 }
-
-const describeAddress = (address: InternalAddress): string =>
-  address.kind === 'unix' ? `unix:${address.path}` : formatHostPort(address.host, address.port);
-
-/** Where a listener is reached that listens everywhere. */
-const reachable = (host: string): string => (host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host);
 
 interface Endpoint {
   readonly internal: InternalAddress;
@@ -46,9 +43,7 @@ const request = async (path: string, endpoint: Endpoint, options: AskOptions): P
     });
     headers['authorization'] = `Bearer ${token}`;
   }
-  const where =
-    internal.kind === 'unix' ? { socketPath: internal.path } : { host: reachable(internal.host), port: internal.port };
-  const outgoing = httpRequest({ ...where, method, path, headers, agent: false, signal });
+  const outgoing = httpRequest({ ...internalTarget(internal), method, path, headers, agent: false, signal });
   outgoing.end();
   const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
   // The signal goes on for as long as the answer.
@@ -60,7 +55,7 @@ const noAnswer = ({ internal }: Endpoint, error: unknown): CommandError =>
   error instanceof CommandError
     ? error
     : new CommandError(
-        `No tunnel client answers at ${describeAddress(internal)}: ${describeError(error)}. ` +
+        `No tunnel client answers at ${formatInternalAddress(internal)}: ${describeError(error)}. ` +
           'Is it running, and with the same --internal?',
         { cause: error },
       );
@@ -109,6 +104,7 @@ export const followInternal = async (
   } catch (error) {
     if (!signal.aborted) throw noAnswer(endpoint, error);
   }
-  if (!signal.aborted) throw new CommandError(`The tunnel client at ${describeAddress(endpoint.internal)} has ended.`);
+  if (!signal.aborted)
+    throw new CommandError(`The tunnel client at ${formatInternalAddress(endpoint.internal)} has ended.`);
   return undefined;
 };
