@@ -10,10 +10,8 @@ import { after, before, describe, test } from 'node:test';
 import { GATEWAY_LIMITS } from '../../gateway/src/limits.ts';
 import { OK, startHostileWorld, type HostileWorld } from '../support/hostile-world.ts';
 
-/** Time that the application has for its head here, ms. */
-const HEADER_TIMEOUT_MS = 1_500;
-/** What the gateway takes to say so, ms. */
-const MARGIN_MS = 1_500;
+/** Time that the application has for its head here, ms: far more than any head takes that comes, on a busy machine too. */
+const HEADER_TIMEOUT_MS = 10_000;
 const { maxResponseHeaderBytes } = GATEWAY_LIMITS;
 
 interface Answer {
@@ -22,7 +20,6 @@ interface Answer {
   readonly body: string;
   /** Of RST_STREAM, 0 for a clean end. */
   readonly reset: number;
-  readonly ms: number;
 }
 
 const chunked = 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n';
@@ -76,19 +73,19 @@ describe('answers that are none', { timeout: 90_000 }, () => {
 
   const ask = (path: string): Promise<Answer> =>
     new Promise((resolve) => {
-      const started = performance.now();
       const stream = session.request({ ':authority': world.attacked.authority, ':path': path });
-      const answer = { status: 0, error: undefined as string | undefined, body: '', reset: 0, ms: 0 };
+      const answer = { status: 0, error: undefined as string | undefined, body: '', reset: 0 };
       stream.on('response', (headers) => {
         answer.status = Number(headers[':status']);
         answer.error = headers['gateway-error'] as string | undefined;
       });
       stream.on('data', (chunk: Buffer) => (answer.body += chunk.toString('latin1')));
       stream.on('error', () => undefined);
-      stream.on('close', () => resolve({ ...answer, reset: stream.rstCode ?? 0, ms: performance.now() - started }));
+      stream.on('close', () => resolve({ ...answer, reset: stream.rstCode ?? 0 }));
     });
-  /** The answer of a hostile application, while another request has half of its own. */
-  const answered = async (name: string, hostile: (socket: Socket) => void): Promise<Answer> => {
+  type Hostile = (socket: Socket) => void;
+  /** The answers of a hostile application, all asked for at once, while another request has half of its own. */
+  const answeredAll = async (cases: Readonly<Record<string, Hostile>>): Promise<[string, Answer][]> => {
     const { attacked } = world;
     const waiting = Promise.withResolvers<Socket>();
     attacked.answer = (request, socket) => {
@@ -98,22 +95,25 @@ describe('answers that are none', { timeout: 90_000 }, () => {
       }
       socket.on('error', () => undefined);
       closed.push(new Promise((resolve) => void socket.once('close', resolve)));
-      hostile(socket);
+      Object.values(cases)[Number(request.target.slice(1))]!(socket);
     };
     const beside = ask('/beside');
     const socket = await waiting.promise;
-    const answer = await ask('/hostile');
+    const answers = await Promise.all(
+      Object.keys(cases).map(async (name, index): Promise<[string, Answer]> => [name, await ask(`/${index}`)]),
+    );
     socket.write('ok');
     const { status, body, reset } = await beside;
-    assert.deepEqual([name, status, body, reset], [name, 200, 'ok', 0]);
-    return answer;
+    assert.deepEqual([status, body, reset], [200, 'ok', 0], Object.keys(cases).join(', '));
+    return answers;
   };
+  const answered = async (name: string, hostile: Hostile): Promise<Answer> =>
+    (await answeredAll({ [name]: hostile }))[0]![1];
 
   test('row 12: a head that is none is 502', async () => {
     for (const [name, bytes] of Object.entries(BROKEN_HEADS)) {
-      const { status, error, ms } = await answered(name, (socket) => void socket.write(Buffer.from(bytes, 'latin1')));
+      const { status, error } = await answered(name, (socket) => void socket.write(Buffer.from(bytes, 'latin1')));
       assert.deepEqual([name, status, error], [name, 502, 'upstream_invalid']);
-      assert.ok(ms < HEADER_TIMEOUT_MS, `${name}: ${ms} ms`);
     }
     await world.checkQuiet();
   });
@@ -146,26 +146,25 @@ describe('answers that are none', { timeout: 90_000 }, () => {
         socket.write(first);
         more();
       };
-    const slow: Record<string, (socket: Socket) => void> = {
+    const slow: Record<string, Hostile> = {
       silence: () => undefined,
       'a byte at a time': drip('a', 'HTTP/1.1 200 OK\r\nX-A: '),
       'a status line without an end': drip(' ', 'HTTP/1.1 200 '),
       '1xx now and then': drip('HTTP/1.1 102 Processing\r\n\r\n', '', HEADER_TIMEOUT_MS / 5),
     };
-    for (const [name, hostile] of Object.entries(slow)) {
-      const { status, ms } = await answered(name, hostile);
-      assert.ok(status === 504 || status === 502, `${name}: ${status}`);
-      assert.ok(ms < HEADER_TIMEOUT_MS + MARGIN_MS, `${name}: ${ms} ms`);
+    // That there is an answer says that what comes does not put it off: nothing of this ends by itself.
+    for (const [name, { status, error }] of await answeredAll(slow)) {
+      assert.deepEqual([name, status, error], [name, 504, 'upstream_timeout']);
     }
-    const endless: Record<string, (socket: Socket) => void> = {
+    const endless: Record<string, Hostile> = {
       'field lines': fast(`X-A: ${'a'.repeat(100)}\r\n`),
       'a field line': fast('a'.repeat(1_000)),
       '1xx': fast('HTTP/1.1 103 Early\r\n\r\n', ''),
     };
     for (const [name, hostile] of Object.entries(endless)) {
-      const { status, error, ms } = await answered(name, hostile);
+      const { status, error } = await answered(name, hostile);
+      // And no timeout: the limit of bytes was there first.
       assert.deepEqual([name, status, error], [name, 502, 'upstream_invalid']);
-      assert.ok(ms < HEADER_TIMEOUT_MS, `${name}: ${ms} ms`);
     }
     await world.checkQuiet();
   });

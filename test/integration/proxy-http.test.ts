@@ -219,6 +219,22 @@ describe('requests over HTTP/1.1', () => {
     assert.match((await readUntilClosed(refused)).text, /^HTTP\/1\.1 502 /);
   });
 
+  test('a 100 that nobody asked for is passed on as every interim response, but not over HTTP/1.0', async () => {
+    const upstream = await cannedApplication((socket) => {
+      socket.write('HTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+    });
+    world.expose(upstream.port);
+    const host = world.host(upstream.port);
+    const ask = async (version: string): Promise<string> => {
+      const socket = await world.connect(host);
+      socket.write(`GET / HTTP/${version}\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+      return (await readUntilClosed(socket)).text;
+    };
+    assert.match(await ask('1.1'), /^HTTP\/1\.1 100 Continue\r\nX-A: 1\r\n\r\nHTTP\/1\.1 200 OK\r\n[^]*\r\n\r\nok$/);
+    assert.match(await ask('1.0'), /^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\nok$/);
+    await upstream.close();
+  });
+
   test('an answer that comes while the upload runs', async () => {
     const upstream = await httpUpstream((_request, response) => {
       response.writeHead(413, { Connection: 'close' });

@@ -147,8 +147,8 @@ export const relay = (
       if (status === 101) failWith('upstream_invalid', 'the upstream switched protocols unasked');
       else if (++interim > limits.informationalResponses || interimBytes > limits.maxResponseHeaderBytes) {
         failWith('upstream_invalid', 'too many interim responses');
-        // The gateway answers expectations itself; an upstream that sends this unasked means nothing by it.
-      } else if (status !== 100) response.information(status, responseHeaders(headers, request.responseOptions));
+        // A 100 too: it is not the gateway that asked the upstream for it (RFC 9110 section 15.2).
+      } else response.information(status, responseHeaders(headers, request.responseOptions));
     };
     /** Node refuses to send some heads and trailers: values or a status that it finds invalid. */
     const passOn = (what: string, send: () => void): boolean => {
