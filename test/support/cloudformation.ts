@@ -84,6 +84,9 @@ export interface Stack {
 
 export type Values = Readonly<Record<string, string | number | readonly string[]>>;
 
+/** Of a text that is known only when the stack is there. */
+const PIECES = [0, 1, 2] as const;
+
 /** The functions of the template, for one set of parameters. */
 const createEvaluator = (template: Template, values: Values, spec: SpecDatabase, faults: string[]) => {
   const conditions = new Map<string, boolean>();
@@ -112,11 +115,12 @@ const createEvaluator = (template: Template, values: Values, spec: SpecDatabase,
     madeResource(name);
     return later(name);
   };
-  const attribute = (name: string, attributeName: string): string => {
+  const attribute = (name: string, attributeName: string): string | string[] => {
     const type = resourceType(spec, madeResource(name).Type);
     if (!type || !Object.hasOwn(type.attributes, attributeName))
       throw new Error(`${name} has no attribute ${attributeName}`);
-    return later(`${name}.${attributeName}`);
+    const value = later(`${name}.${attributeName}`);
+    return type.attributes[attributeName]?.type.type === 'array' ? [value] : value;
   };
   const substitute = (text: string): string =>
     text.replace(/\$\{([^!}]+)\}/g, (_, name: string) => {
@@ -137,7 +141,11 @@ const createEvaluator = (template: Template, values: Values, spec: SpecDatabase,
     if (name === 'Fn::And') return given.every((each) => each === true);
     if (name === 'Fn::Or') return given.some((each) => each === true);
     if (name === 'Fn::Join') return (given[1] as unknown[]).map(String).join(given[0] as string);
-    if (name === 'Fn::Split') return (given[1] as string).split(given[0] as string);
+    if (name === 'Fn::Split') {
+      const [separator = '', text = ''] = given as string[];
+      // What is known only later has as many parts as are asked for.
+      return /^<.*>$/.test(text) ? PIECES.map((piece) => `${text}[${piece}]`) : text.split(separator);
+    }
     if (name === 'Fn::Select') {
       const [index = 0, list = []] = given as [number, unknown[]];
       if (index >= list.length) throw new Error(`Fn::Select ${index} of ${list.length}`);

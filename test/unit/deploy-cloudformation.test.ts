@@ -11,7 +11,8 @@ import { describe, it, type TestContext } from 'node:test';
 import { loadAwsServiceSpec } from '@aws-cdk/aws-service-spec';
 import { parseGatewayConfig } from '../../gateway/src/config.ts';
 import { createKey, privateKeyToJwk } from '../../shared/src/identity/keys.ts';
-import { parseClientConfig, suspiciousVariables } from '../../tunnel-client/src/config.ts';
+import { parseClientConfig } from '../../tunnel-client/src/config.ts';
+import { suspiciousVariables } from '../../tunnel-client/src/config-sources.ts';
 import { evaluateTemplate, parseTemplate, type Stack, type Template, type Values } from '../support/cloudformation.ts';
 import { runProcess } from '../support/processes.ts';
 
@@ -50,6 +51,13 @@ const ACM = {
 };
 const PROXY = { HttpsProxy: 'http://proxy.company.com:8080', HttpProxy: 'http://proxy.company.com:8080' };
 
+const PRIVATE = { GatewayEndpointService: 'com.amazonaws.vpce.eu-central-1.vpce-svc-0123456789abcdef0' };
+const REMOTE_WRITE = {
+  RemoteWriteUrl: 'https://prometheus.example.com/api/v1/write',
+  RemoteWriteUsername: 'runners',
+  RemoteWritePassword: 'sesame',
+};
+
 const INTERNET = { LoadBalancerVisibility: 'internet-facing' };
 const VARIANTS: readonly { readonly name: string; readonly template: Template; readonly values: Values }[] = [
   ...[1, 2, 3].flatMap((count) => [
@@ -78,6 +86,15 @@ const VARIANTS: readonly { readonly name: string; readonly template: Template; r
       ...PROXY,
       EnvironmentSecurityGroup: 'sg-0123456789abcdef0',
       CustomCaCertificate: '{{resolve:ssm:/ca}}',
+      ...PRIVATE,
+      ...REMOTE_WRITE,
+    }),
+  },
+  {
+    name: 'gateway with private endpoints',
+    template: templates.gateway,
+    values: gatewayValues(2, {
+      PrivateLinkPrincipals: 'arn:aws:iam::123456789012:root,arn:aws:iam::210987654321:root',
     }),
   },
 ];
@@ -141,7 +158,7 @@ describe('the CloudFormation templates', () => {
   }
   it('the secrets among the parameters are not shown', () => {
     const hidden = Object.entries(templates.runner.Parameters).filter(([, { NoEcho }]) => NoEcho);
-    assert.deepEqual(hidden.map(([name]) => name).sort(), ['ExchangeToken', 'RunnerKey']);
+    assert.deepEqual(hidden.map(([name]) => name).sort(), ['ExchangeToken', 'RemoteWritePassword', 'RunnerKey']);
   });
 
   it('faults are seen', () => {
@@ -250,6 +267,19 @@ describe('the template of the gateway', () => {
     assert.deepEqual([own.trustedProxies, own.listeners.http.length], [[], 1]);
   });
 
+  it('offers private endpoints to those who were named, and to nobody else', () => {
+    const principals = ['arn:aws:iam::123456789012:root', 'arn:aws:iam::210987654321:role/runners'];
+    const values = gatewayValues(2, { PrivateLinkPrincipals: principals.join(',') });
+    const offering = evaluateTemplate(spec, templates.gateway, values);
+    assert.equal(propertiesOf(offering, 'EndpointService')['AcceptanceRequired'], true);
+    assert.deepEqual(propertiesOf(offering, 'EndpointServicePermissions')['AllowedPrincipals'], principals);
+    const pattern = new RegExp(String(templates.runner.Parameters['GatewayEndpointService']?.AllowedPattern));
+    const name = String(offering.outputs['EndpointServiceName']).replace('<EndpointService>', 'vpce-svc-0a1b');
+    assert.match(name, pattern);
+    assert.equal(stack.outputs['EndpointServiceName'], 'none');
+    assert.deepEqual(ofType(stack, 'AWS::EC2::VPCEndpointService'), []);
+  });
+
   it('never lets two tasks write the directory', () => {
     const service = propertiesOf(stack, 'Service');
     const { MinimumHealthyPercent, MaximumPercent } = service['DeploymentConfiguration'] as Properties;
@@ -316,6 +346,50 @@ describe('the template of the runner', () => {
       inbound.map(({ CidrIp, SourceSecurityGroupId }) => CidrIp ?? SourceSecurityGroupId),
       ['0.0.0.0/0', '<RunnerSecurityGroup.GroupId>', '<RunnerSecurityGroup.GroupId>'],
     );
+  });
+
+  it('sends metrics where it is told to, with a password that stands in no variable of the client', async (t) => {
+    const pushing = evaluateTemplate(spec, templates.runner, runnerValues(REMOTE_WRITE));
+    const client = containerOf(pushing, 'tunnel-client');
+    assert.ok(!JSON.stringify(client).includes('sesame'));
+    const env = { ...variablesOf(client), TUNNEL_KEY: String(runnerValues()['RunnerKey']) };
+    const { remoteWrite } = parseClientConfig({ env, flags: {}, cwd: '/' });
+    assert.equal(remoteWrite?.url, REMOTE_WRITE.RemoteWriteUrl);
+    assert.equal(remoteWrite.username, 'runners');
+    const prepared = await prepare(t, containerOf(pushing, 'prepare'), '/var/lib/tunnel-client', {
+      REMOTE_WRITE_PASSWORD: 'sesame',
+    });
+    const file = join(prepared, 'remote-write-password');
+    assert.equal(remoteWrite.passwordFile, '/var/lib/tunnel-client/remote-write-password');
+    assert.equal(readFileSync(file, 'utf8'), 'sesame\n');
+    assert.equal(statSync(file).mode & 0o777, 0o600);
+    const { RemoteWriteUrl } = REMOTE_WRITE;
+    const open = evaluateTemplate(spec, templates.runner, runnerValues({ RemoteWriteUrl }));
+    assert.equal(variablesOf(containerOf(open, 'tunnel-client'))['TUNNEL_REMOTE_WRITE'], RemoteWriteUrl);
+    for (const incomplete of [
+      { ...REMOTE_WRITE, RemoteWriteUrl: '' },
+      { ...REMOTE_WRITE, RemoteWritePassword: '' },
+    ]) {
+      const { refusals } = evaluateTemplate(spec, templates.runner, runnerValues(incomplete));
+      assert.deepEqual(refusals, ['RemoteWriteNeedsAll']);
+    }
+  });
+
+  it('reaches the gateway by a private endpoint under its own names, where there is one', () => {
+    const near = evaluateTemplate(
+      spec,
+      templates.runner,
+      runnerValues({ ...PRIVATE, ApiEndpoint: 'https://api.gateway.example.com:443/' }),
+    );
+    const names = (type: string): unknown[] => ofType(near, type).map(({ Name }) => Name);
+    const expected = ['api.gateway.example.com', 'tunnel.gateway.example.com'];
+    assert.deepEqual(names('AWS::Route53::HostedZone'), expected);
+    assert.deepEqual(names('AWS::Route53::RecordSet'), expected);
+    const { AliasTarget: alias } = propertiesOf(near, 'ApiRecord');
+    const entry = '<GatewayEndpoint.DnsEntries>';
+    assert.deepEqual(alias, { HostedZoneId: `${entry}[0]`, DNSName: `${entry}[1]` });
+    assert.deepEqual(ofType(stack, 'AWS::EC2::VPCEndpoint'), []);
+    assert.deepEqual(ofType(stack, 'AWS::Route53::HostedZone'), []);
   });
 
   it('refuses a proxy without exceptions', () => {
