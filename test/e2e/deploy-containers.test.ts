@@ -10,7 +10,8 @@ import { describe, it, test, type TestContext } from 'node:test';
 import { parse } from 'yaml';
 import { parseGatewayConfig } from '../../gateway/src/config.ts';
 import { parseDuration } from '../../shared/src/units.ts';
-import { parseClientConfig, suspiciousVariables } from '../../tunnel-client/src/config.ts';
+import { parseClientConfig } from '../../tunnel-client/src/config.ts';
+import { suspiciousVariables } from '../../tunnel-client/src/config-sources.ts';
 import {
   buildStage,
   endSandboxed,

@@ -6,7 +6,7 @@ import { join, resolve } from 'node:path';
 import { describe, it } from 'node:test';
 import { parseDuration } from '../../shared/src/units.ts';
 import { parseGatewayConfig } from '../../gateway/src/config.ts';
-import { suspiciousVariables } from '../../tunnel-client/src/config.ts';
+import { suspiciousVariables } from '../../tunnel-client/src/config-sources.ts';
 import { runProcess } from '../support/processes.ts';
 import { temporaryDirectory } from '../support/programs.ts';
 

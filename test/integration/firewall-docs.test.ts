@@ -8,7 +8,7 @@ import { parse } from 'yaml';
 import { parseGatewayConfig } from '../../gateway/src/config.ts';
 import { LOG_PORT } from '../../shared/src/hostname.ts';
 import { GATEWAYS_PATH } from '../../shared/src/identity/enrolment.ts';
-import { DEFAULT_INTERNAL } from '../../tunnel-client/src/config.ts';
+import { DEFAULT_INTERNAL } from '../../tunnel-client/src/config-sources.ts';
 import { DOMAIN, startTestGateway } from '../support/gateway.ts';
 import { readTables } from '../support/markdown.ts';
 import { runProcess } from '../support/processes.ts';

@@ -5,12 +5,11 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   type ClientConfig,
-  type ConfigFlags,
   parseClientConfig,
   parseClientEndpoint,
   parseEnvironmentsOfFile,
-  suspiciousVariables,
 } from '../../tunnel-client/src/config.ts';
+import { type ConfigFlags, suspiciousVariables } from '../../tunnel-client/src/config-sources.ts';
 import { parseGatewayUrl } from '../../tunnel-client/src/gateway-url.ts';
 import { ConfigError, suggest } from '../../tunnel-client/src/problems.ts';
 import { VERSION } from '../../tunnel-client/src/version.ts';

@@ -13,7 +13,8 @@ import { describe, it } from 'node:test';
 import { parseGatewayConfig } from '../../gateway/src/config.ts';
 import { listenInternal } from '../../gateway/src/observability/internal-listener.ts';
 import { createKey, privateKeyToJwk } from '../../shared/src/identity/keys.ts';
-import { parseClientConfig, suspiciousVariables } from '../../tunnel-client/src/config.ts';
+import { parseClientConfig } from '../../tunnel-client/src/config.ts';
+import { suspiciousVariables } from '../../tunnel-client/src/config-sources.ts';
 import { manifestFaults, renderOverlay, type Manifest } from '../support/kubernetes.ts';
 
 const OVERLAYS = resolve(import.meta.dirname, '../../deploy/kubernetes/overlays');

@@ -1,7 +1,8 @@
 import { Command, CommanderError, Option } from 'commander';
 import { describeError } from '../../../shared/src/errors.ts';
 import { ADMISSIONS } from '../../../shared/src/protocol/messages.ts';
-import { DEFAULT_INTERNAL, DEFAULT_STATE_DIR, LOG_FORMATS, LOG_LEVELS } from '../config.ts';
+import { LOG_FORMATS, LOG_LEVELS } from '../config-schema.ts';
+import { DEFAULT_INTERNAL, DEFAULT_STATE_DIR } from '../config-sources.ts';
 import { ConfigError } from '../problems.ts';
 import { TRANSPORT_CHOICES } from '../transport.ts';
 import { VERSION } from '../version.ts';

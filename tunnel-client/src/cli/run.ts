@@ -6,7 +6,8 @@ import { loadOrCreateInternalToken } from '../../../shared/src/identity/internal
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
 import { parseCertificates } from '../certificate-trust.ts';
 import { connectRunner, type GivenMembership, type RunnerClient } from '../client.ts';
-import { type ClientConfig, parseClientConfig, parseEnvironmentsOfFile, suspiciousVariables } from '../config.ts';
+import { type ClientConfig, parseClientConfig, parseEnvironmentsOfFile } from '../config.ts';
+import { suspiciousVariables } from '../config-sources.ts';
 import { watchFile } from '../environment-file.ts';
 import { type InternalListener, listenInternal } from '../internal-listener.ts';
 import { type Logger, silentLogger } from '../logger.ts';

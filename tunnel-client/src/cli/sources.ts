@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import type { ConfigFlags, ConfigSources } from '../config.ts';
+import type { ConfigFlags, ConfigSources } from '../config-sources.ts';
 import { type CliIo, CommandError, EXIT } from './io.ts';
 
 export type ConfigFlagsWithFile = ConfigFlags & { readonly config?: string };
