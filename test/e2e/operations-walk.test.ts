@@ -42,7 +42,7 @@ test('an installation comes up, is watched, backed up and has its keys rotated, 
   const blocks = await readBlocks();
   const take = (language: string): string => {
     const block = blocks.shift();
-    assert.equal(block?.language, language, block?.text);
+    assert.equal(block?.language, language, block?.text ?? '');
     return block.text;
   };
   for (const program of ['gateway', 'tunnel-client']) {

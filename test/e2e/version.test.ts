@@ -30,7 +30,7 @@ test('manifests, lock file, change log and `--version` of both programs agree', 
   // The latest release; what is not released yet stands above it.
   const [, released, date] = /^## (\d+\.\d+\.\d+) - (\d{4}-\d{2}-\d{2})$/m.exec(read('CHANGELOG.md')) ?? [];
   assert.equal(released, version);
-  assert.ok(!Number.isNaN(Date.parse(date ?? '')), date);
+  assert.ok(!Number.isNaN(Date.parse(date ?? '')), date ?? '');
 });
 
 test('the change log has every release once, the latest first, with what changed', () => {
