@@ -30,13 +30,20 @@ export const forEachAtOnce = async (count: number, work: (index: number) => Prom
   await Promise.all(Array.from({ length: DIALS }, worker));
 };
 
-const enrol = async (directory: Directory): Promise<Party> => {
+/** A new runner with its membership. Whoever asked for it closes its dialer. */
+export const enrolParty = async (
+  directory: Directory,
+  { name = 'bench', organization }: { readonly name?: string; readonly organization?: string } = {},
+): Promise<Party> => {
   const key = createKey();
-  const { runner, exchangeToken } = await directory.createRunner({ name: 'bench' });
+  const { runner, exchangeToken } = await directory.createRunner({
+    name,
+    ...(organization === undefined ? {} : { organization }),
+  });
   await directory.enrol({ runnerId: runner.id, exchangeToken, publicKey: key.publicKey });
   const { current, trust, issuer } = await directory.authority();
   const deps = { clock: systemClock };
-  const claims = { id: runner.id, organization: undefined, group: 'runner', publicKey: key.publicKey } as const;
+  const claims = { id: runner.id, organization, group: 'runner', publicKey: key.publicKey } as const;
   return {
     dialer: createQuicDialer({ key }),
     membership: await signMembership(current, claims, deps),
@@ -47,11 +54,16 @@ const enrol = async (directory: Directory): Promise<Party> => {
 /** As many runners as `legs` need. Whoever asked for them closes their dialers. */
 export const enrolParties = async (directory: Directory, legs: number): Promise<Party[]> => {
   const parties: Party[] = [];
-  while (parties.length < legs / LEGS_PER_RUNNER) parties.push(await enrol(directory));
+  while (parties.length < legs / LEGS_PER_RUNNER) parties.push(await enrolParty(directory));
   return parties;
 };
 
-const dial = async (party: Party, to: { host: string; port: number }, instance: string): Promise<Leg> => {
+/** A leg of the party that takes whatever comes, and answers none of it. */
+export const openLeg = async (
+  party: Party,
+  to: { readonly host: string; readonly port: number },
+  instance: string,
+): Promise<Leg> => {
   for (let attempt = 1; ; attempt++) {
     const signal = AbortSignal.timeout(DIAL_TIMEOUT_MS);
     try {
@@ -81,7 +93,7 @@ export const openLegs = async (
   const legs: Leg[] = [];
   await forEachAtOnce(count, async (index) => {
     const party = parties[Math.floor(index / LEGS_PER_RUNNER)]!;
-    legs.push(await dial(party, to, `instance-${index % LEGS_PER_RUNNER}`));
+    legs.push(await openLeg(party, to, `instance-${index % LEGS_PER_RUNNER}`));
   });
   return legs;
 };
