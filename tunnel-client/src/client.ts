@@ -7,29 +7,27 @@
  *     await client.ready();
  */
 import { EventEmitter } from 'node:events';
-import { type Clock, delay, systemClock } from '../../shared/src/clock.ts';
+import { systemClock } from '../../shared/src/clock.ts';
 import { describeError, TransportError } from '../../shared/src/errors.ts';
-import { ID_RULE, isId } from '../../shared/src/hostname.ts';
-import { type IdentityKey, keyFingerprint, loadOrCreateKey, parseKey } from '../../shared/src/identity/keys.ts';
+import { keyFingerprint, loadOrCreateKey } from '../../shared/src/identity/keys.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import type { Environment } from '../../shared/src/protocol/messages.ts';
 import { parseHostPort } from '../../shared/src/transport/address.ts';
 import { createAnnouncer } from './announcer.ts';
 import { UnreachableError } from './api-client.ts';
 import { createDialer, type Dialer } from './dialer.ts';
-import { parseCertificates } from './certificate-trust.ts';
+import { drainLegs } from './drain-legs.ts';
+import { checkOptions, type RunnerOptions } from './client-options.ts';
 import { keyPath } from './enrolment-store.ts';
 import { createGatewaySelection } from './gateway-selection.ts';
-import { createGatewaySessions, isServing, untilStreamsEnd } from './gateway-sessions.ts';
-import { type GatewayUrl, parseGatewayUrl } from './gateway-url.ts';
-import type { GivenMembership } from './given-membership.ts';
+import { createGatewaySessions, isServing } from './gateway-sessions.ts';
 import { announcementOf, type EnvironmentInput, parseEnvironment, parseEnvironments } from './environments.ts';
 import { createInspector, type Inspector } from './inspector/inspector.ts';
-import { createLogServer, type LogServer } from './log-server/log-server.ts';
+import { createLogServer } from './log-server/log-server.ts';
 import { healthiestOf } from './leg-score.ts';
-import { type Logger, silentLogger } from './logger.ts';
+import { silentLogger } from './logger.ts';
 import { callbackUrl, KNOWN_SCMS, parseOauthTarget } from './oauth-target.ts';
-import { NO_PROXY_SETTINGS, type ProxySettings } from './proxy-settings.ts';
+import { NO_PROXY_SETTINGS } from './proxy-settings.ts';
 import { createOutbound } from './outbound.ts';
 import { createResolver } from './resolver.ts';
 import { checkStateVersion } from './state-version.ts';
@@ -37,15 +35,16 @@ import { startRunner } from './runner.ts';
 import {
   environmentStatus,
   type GatewayStatus,
+  legStatuses,
   type RunnerEvents,
   type RunnerProblem,
   type RunnerState,
   type RunnerStatus,
 } from './status.ts';
-import { TRANSPORT_CHOICES, type TransportChoice } from './transport.ts';
 
 export type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
 export { RefusedError } from '../../shared/src/errors.ts';
+export type { RunnerOptions } from './client-options.ts';
 export type { EnvironmentInput } from './environments.ts';
 export type { GivenMembership } from './given-membership.ts';
 export type { BodyView, ExchangeSummary, ExchangeView, Inspector } from './inspector/inspector.ts';
@@ -54,41 +53,6 @@ export type { Logger } from './logger.ts';
 export { type ProxySettings, proxySettingsOf } from './proxy-settings.ts';
 export type * from './status.ts';
 export type { Transport, TransportChoice, TransportReason } from './transport.ts';
-
-export interface RunnerOptions {
-  /** `https://api.<domain>[:port]`. Of a list, the one that is connected to fastest when the runner joins, and kept. */
-  readonly gateway: string | readonly string[];
-  /** With a list: without a leg for so long, ms, the gateways are measured again. Absent: only when asked to. */
-  readonly reselectAfterMs?: number;
-  readonly runnerId: string;
-  /** Needed once; afterwards the key in `stateDir` is enough. */
-  readonly exchangeToken?: string;
-  /** Keeps the key and the membership. */
-  readonly stateDir: string;
-  /** The private key of the runner, an Ed25519 JWK in JSON. Absent: kept in `stateDir`. */
-  readonly key?: string;
-  /** A membership that another authority has signed for the key, as a file that is followed or as it stands. */
-  readonly membership?: GivenMembership;
-  /** PEM of roots that are trusted beside those of the system. */
-  readonly ca?: string;
-  /** The HTTP proxy that gateways are reached through over TCP; of environment variables: {@link proxySettingsOf}. */
-  readonly proxy?: ProxySettings;
-  /** What legs are carried by; `auto`, the default: the best one that works. */
-  readonly transport?: TransportChoice;
-  readonly environments?: readonly EnvironmentInput[];
-  /** `target`: URL of the runner's HTTP service, which gets `GET` and `POST /oauth/<scm>/callback`. */
-  readonly oauth?: { readonly target: string };
-  /** Keeps the last requests of each environment in memory, to be looked at. They are users' data: off by default. */
-  readonly inspector?: boolean;
-  /** Environment variables of log commands; absent: those of the process. */
-  readonly commandVariables?: Readonly<Record<string, string | undefined>>;
-  readonly logger?: Logger;
-  readonly clock?: Clock;
-  /** Program and version, for the operator's eyes. */
-  readonly agent?: string;
-  /** TCP ports on which the embedding program listens for itself: no environment is reached there on this machine. */
-  readonly ownPorts?: () => readonly number[];
-}
 
 export interface RunnerClient {
   readonly environments: {
@@ -121,10 +85,6 @@ export interface RunnerClient {
 
 /** How long open streams may take to end after `close({ drain: true })`, ms: longer than almost any request. */
 export const DEFAULT_DRAIN_MS = 30_000;
-/** New streams are served until every gateway has taken note of `drain`, but no longer than this, ms. */
-const DRAIN_GRACE_MS = 500;
-/** How often it is looked whether the last stream has ended, ms. */
-const DRAIN_CHECK_MS = 50;
 /** The longest interval there is, ms (2^31 − 1). */
 const MAX_INTERVAL_MS = 2_147_483_647;
 /** Problems that `status()` shows. */
@@ -139,40 +99,10 @@ const toldBy = (error: Error): string =>
 const errorCode = (error: Error): string | undefined =>
   'code' in error && typeof error.code === 'string' ? error.code : undefined;
 
-/** Throws RangeError. */
-const checkCa = (pem: string): void => {
-  try {
-    parseCertificates(pem);
-  } catch (error) {
-    throw new RangeError(`the text given as \`ca\` ${describeError(error)}`, { cause: error });
-  }
-};
-
-/** Throws RangeError. */
-const parseOwnKey = (text: string): IdentityKey => {
-  try {
-    return parseKey(text);
-  } catch (error) {
-    throw new RangeError(`the text given as \`key\` is no key of a runner: ${describeError(error)}`, { cause: error });
-  }
-};
-
-/** Throws RangeError. */
-const parseGateways = (given: string | readonly string[]): readonly [GatewayUrl, ...GatewayUrl[]] => {
-  const [first, ...others] = (typeof given === 'string' ? [given] : given).map(parseGatewayUrl);
-  if (!first) throw new RangeError('`gateway` names no gateway');
-  return [first, ...others];
-};
-
 /** Throws RangeError or a ZodError at once when an option is wrong; everything later comes as `error` events. */
 export const connectRunner = (options: RunnerOptions): RunnerClient => {
-  const urls = parseGateways(options.gateway);
-  if (!isId(options.runnerId)) throw new RangeError(`"${options.runnerId}" is not the id of a runner: ${ID_RULE}`);
-  if (options.ca !== undefined) checkCa(options.ca);
-  if (!TRANSPORT_CHOICES.includes(options.transport ?? 'auto')) {
-    throw new RangeError(`"${options.transport}" is no transport: it is one of ${TRANSPORT_CHOICES.join(', ')}`);
-  }
-  let key = options.key === undefined ? undefined : parseOwnKey(options.key);
+  const { urls, key: givenKey } = checkOptions(options);
+  let key = givenKey;
   const clock = options.clock ?? systemClock;
   const log = options.logger ?? silentLogger;
   const emitter = new EventEmitter();
@@ -349,24 +279,7 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       ...gatewayStatus(),
       keyFingerprint: key && keyFingerprint(key.publicKey),
       membershipExpiresAt: sessions.current()?.enrolment.current()?.membership.expiresAt,
-      legs: sessions.legs().map(({ leg, gatewayId, reason, state: legState, upSince, echoMs }) => ({
-        id: leg.id,
-        gatewayId,
-        transport: leg.transport,
-        reason,
-        inspected: leg.inspected,
-        remoteAddress: leg.remoteAddress,
-        state: legState,
-        rttMs: leg.stats().rttMs,
-        echoMs,
-        isHealthiest: leg === healthiestOf(sessions.legs())?.leg,
-        packets: leg.stats().packets,
-        gatewayPackets: leg.stats().peerPackets,
-        openStreams: leg.stats().openStreams,
-        bytesSent: leg.stats().bytesSent,
-        bytesReceived: leg.stats().bytesReceived,
-        upForMs: Math.round(clock.monotonic() - upSince),
-      })),
+      legs: legStatuses(sessions.legs(), clock),
       environments: announcer.list().map((entry) => environmentStatus(entry, announcer.verdicts(entry.id))),
       streams: dialer.stats(),
       oauth: {
@@ -404,24 +317,4 @@ export const connectRunner = (options: RunnerOptions): RunnerClient => {
       return closing;
     },
   };
-};
-
-/** Tells the gateways, and waits until the last stream has ended or `drainMs` are over. */
-const drainLegs = async (
-  clock: Clock,
-  { dialer, logs }: { dialer: Dialer; logs: LogServer },
-  legs: () => Leg[],
-  drainMs: number,
-): Promise<void> => {
-  const { signal } = new AbortController();
-  const end = clock.monotonic() + drainMs;
-  for (const leg of legs()) leg.send({ type: 'drain', reason: 'shutdown', deadlineMs: drainMs });
-  const known = Promise.all(legs().map((leg) => leg.roundTrip()));
-  const grace = new AbortController();
-  await Promise.race([known, delay(clock, Math.min(DRAIN_GRACE_MS, drainMs), grace.signal).catch(() => undefined)]);
-  grace.abort();
-  dialer.drain();
-  // Who follows a log goes on elsewhere.
-  logs.drain();
-  await untilStreamsEnd(clock, legs, end - clock.monotonic(), { signal, checkMs: DRAIN_CHECK_MS });
 };

@@ -5,6 +5,7 @@
 import { type Clock, delay } from '../../shared/src/clock.ts';
 import type { Leg } from '../../shared/src/protocol/leg.ts';
 import { UnreachableError } from './api-client.ts';
+import { untilStreamsEnd } from './drain-legs.ts';
 import type { GatewaySelection } from './gateway-selection.ts';
 import type { GatewayUrl } from './gateway-url.ts';
 import type { Logger } from './logger.ts';
@@ -45,19 +46,6 @@ export interface SessionsDeps {
 }
 
 export const isServing = ({ state }: SupervisedLeg): boolean => state !== 'left' && state !== 'standby';
-
-/** Resolves when no leg has a stream any more, or after `limitMs`. */
-export const untilStreamsEnd = async (
-  clock: Clock,
-  legs: () => readonly Leg[],
-  limitMs: number,
-  { signal, checkMs }: { signal: AbortSignal; checkMs: number },
-): Promise<void> => {
-  const end = clock.monotonic() + limitMs;
-  while (legs().some((leg) => leg.stats().openStreams > 0) && clock.monotonic() < end) {
-    await delay(clock, checkMs, signal);
-  }
-};
 
 export const createGatewaySessions = (
   deps: SessionsDeps,

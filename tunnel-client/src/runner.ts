@@ -8,7 +8,7 @@ import { createQuicDialer, type QuicDialer } from '../../shared/src/transport/qu
 import { whyNoQuic } from '../../shared/src/transport/quic-native.ts';
 import type { Announcer } from './announcer.ts';
 import { createApiClient } from './api-client.ts';
-import type { RunnerOptions } from './client.ts';
+import type { RunnerOptions } from './client-options.ts';
 import type { Dialer } from './dialer.ts';
 import type { Enrolled } from './enrolled.ts';
 import { createEnrolment, type Enrolment, type EnrolmentDeps } from './enrolment.ts';

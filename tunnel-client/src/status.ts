@@ -1,9 +1,11 @@
+import type { Clock } from '../../shared/src/clock.ts';
 import type { EndedBy, LegCloseCode } from '../../shared/src/errors.ts';
 import type { Environment, ExposedPort } from '../../shared/src/protocol/messages.ts';
 import type { TransportName } from '../../shared/src/transport/connection.ts';
 import type { DialerStats } from './dialer.ts';
 import type { GatewayMeasurement } from './gateway-selection.ts';
-import type { LegState } from './supervised-legs.ts';
+import { healthiestOf } from './leg-score.ts';
+import type { LegState, SupervisedLeg } from './supervised-legs.ts';
 import type { TransportReason } from './transport.ts';
 
 /**
@@ -128,6 +130,33 @@ export interface RunnerEvents {
   error: [error: Error, problem: RunnerProblem];
   environment: [event: EnvironmentEvent];
 }
+
+/** `legs` with what each has carried, as of now. */
+export const legStatuses = (legs: readonly SupervisedLeg[], clock: Pick<Clock, 'monotonic'>): LegStatus[] => {
+  const healthiest = healthiestOf(legs);
+  return legs.map((entry) => {
+    const { leg, gatewayId, reason, state, upSince, echoMs } = entry;
+    const { rttMs, packets, peerPackets, openStreams, bytesSent, bytesReceived } = leg.stats();
+    return {
+      id: leg.id,
+      gatewayId,
+      transport: leg.transport,
+      reason,
+      inspected: leg.inspected,
+      remoteAddress: leg.remoteAddress,
+      state,
+      rttMs,
+      echoMs,
+      isHealthiest: entry === healthiest,
+      packets,
+      gatewayPackets: peerPackets,
+      openStreams,
+      bytesSent,
+      bytesReceived,
+      upForMs: Math.round(clock.monotonic() - upSince),
+    };
+  });
+};
 
 export const environmentStatus = (
   environment: Environment,
