@@ -78,6 +78,8 @@ test('the packed tunnel client runs and can be embedded in an empty project', as
     const installed = join(directory, 'node_modules/@gitpod-gateway/tunnel-client');
     const files = await readdir(installed, { recursive: true });
     assert.ok(files.includes(join('dist', 'tunnel-client', 'src', 'client.js')));
+    // What a browser is sent is not compiled; it has to be copied.
+    assert.ok(files.includes(join('dist', 'tunnel-client', 'src', 'inspector', 'page', 'main.js')));
     assert.deepEqual(
       files.filter((file) => /(?<!\.d)\.ts$/.test(file) || file.startsWith(join('dist', 'gateway'))),
       [],
