@@ -1,7 +1,8 @@
 /**
- * Downloads over a long link that loses packets: this gateway over each transport, and plain TCP (TLS) on the same link.
+ * Downloads, or uploads, over a long link that loses packets: this gateway over each transport, and plain TCP (TLS) on the same link.
  *
- *     node test/bench/lossy.ts [--loss PERCENT…] [--control cubic|bbr…] [--mtu BYTES] [--seconds N] [--rounds N] [--json]
+ *     node test/bench/lossy.ts [--loss PERCENT…] [--control cubic|bbr…] [--mtu BYTES] [--upload] [--seconds N]
+ *         [--rounds N] [--json]
  *
  * Of several rounds the median counts. Needs Debian and root, nginx, curl and Python. Runs in namespaces of its own.
  */
@@ -13,14 +14,14 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { furnish, isInside, runInside, WORK_DIRECTORY } from './peers/cage.ts';
 import { makeCertificate } from './peers/certificate.ts';
-import { downloads } from './peers/load.ts';
+import { downloads, type LoadContext, uploads } from './peers/load.ts';
 import type { Certificate } from './peers/nginx.ts';
 import type { Program } from './program.ts';
 import { startProgram } from './peers/program.ts';
 import { alignColumns } from './peers/report.ts';
 import { startGatewaySystem, startSystem, type System } from './peers/systems.ts';
-import { createTopology, HOSTS, type Topology } from './peers/topology.ts';
-import { bigFile, startUpstream } from './peers/upstream.ts';
+import { createTopology, HOSTS } from './peers/topology.ts';
+import { bigFile as bigFileOf, startUpstream } from './peers/upstream.ts';
 
 const ROUND_TRIP_MS = 100;
 /** Until a client that may choose has chosen, s: 30 s of loss, and the measurement. */
@@ -36,6 +37,7 @@ const { values } = parseArgs({
     loss: { type: 'string', multiple: true, default: ['0', '0.1', '1', '5'] },
     control: { type: 'string', multiple: true, default: ['cubic', 'bbr'] },
     mtu: { type: 'string' },
+    upload: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '10' },
     rounds: { type: 'string', default: '1' },
     json: { type: 'boolean', default: false },
@@ -54,11 +56,12 @@ interface Result {
   readonly choice: string;
 }
 
-/** Keeps a download going, as somebody who works does, until the client has decided. */
-const untilChosen = async (topology: Topology, system: System, client: Program): Promise<string> => {
+/** Keeps one transfer going, as somebody who works does, until the client has decided. */
+const untilChosen = async ({ topology, bigFile }: LoadContext, system: System, client: Program): Promise<string> => {
   const decided = /"?(another transport carries more|no other transport carries much more) on this lossy path/;
   const load = startProgram(topology.edge, [
-    ...['curl', '-sk', '--http1.1', '-m', String(CHOICE_TIMEOUT_S), '-o', '/dev/null', `${system.url('web')}/big`],
+    ...['curl', '-sk', '--http1.1', '-m', String(CHOICE_TIMEOUT_S), '-o', '/dev/null'],
+    ...(values.upload ? ['-H', 'Expect:', '-T', bigFile, `${system.url('sink')}/`] : [`${system.url('web')}/big`]),
   ]);
   const loadEnded = once(load.child, 'exit').then(() => undefined);
   // A client that sees too few packets to tell says nothing, and stays.
@@ -79,12 +82,12 @@ const measure = async (certificate: Certificate, lossPercent: number, congestion
       await namespace.run('ip', 'link', 'set', 'link0', 'mtu', values.mtu);
     }
   }
-  const context = { topology, upstream, bigFile: bigFile(directory) };
+  const context = { topology, upstream, bigFile: bigFileOf(directory) };
   const options = { topology, directory, certificate };
   const over = async (system: System): Promise<number> => {
     const figures: number[] = [];
     for (let round = 0; round < Number(values.rounds); round++) {
-      figures.push(await downloads(context, system, 1, Number(values.seconds)));
+      figures.push(await (values.upload ? uploads : downloads)(context, system, 1, Number(values.seconds)));
     }
     const median = figures.sort((a, b) => a - b)[Math.floor(figures.length / 2)] ?? NaN;
     return Math.round(median * 1_000) / 1_000;
@@ -105,7 +108,7 @@ const measure = async (certificate: Certificate, lossPercent: number, congestion
     await mkdir(own);
     const auto = await startGatewaySystem({ ...options, directory: own, transport: 'auto' });
     const choice =
-      lossPercent === 0 || !auto.tunnelClient ? 'quic' : await untilChosen(topology, auto, auto.tunnelClient);
+      lossPercent === 0 || !auto.tunnelClient ? 'quic' : await untilChosen(context, auto, auto.tunnelClient);
     const result = { lossPercent, congestionControl, tcp, quic, webtransport, auto: await over(auto), choice };
     await auto.stop();
     return result;
