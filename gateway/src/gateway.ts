@@ -135,6 +135,7 @@ const start = async (
         edge: edge.stats(),
         legs: registry.legs(),
         environments: registry.environments(),
+        lastSeen: registry.lastSeen().map(({ runnerId, at }) => ({ runnerId, at: new Date(at).toISOString() })),
       }),
     },
     config.listeners.internal,

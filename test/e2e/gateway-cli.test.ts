@@ -69,9 +69,19 @@ describe('gateway runner', { timeout: 60_000 }, () => {
     const id = /^ {2}id +([a-z0-9-]+)$/m.exec(stdout)![1]!;
     const token = /^ {2}token +(gpx_[A-Za-z0-9_-]{43})$/m.exec(stdout)![1]!;
     assert.match(stdout, /^ {2}expires +\d{4}-\d\d-\d\d \d\d:\d\d UTC$/m);
-    assert.ok(stdout.includes(`printf '%s\\n' ${token} > exchange-token`));
+    const joined = stdout.replaceAll(/ \\\n +/g, ' ');
+    assert.ok(joined.includes(`printf '%s\\n' ${token} > exchange-token`));
     assert.ok(
-      stdout.includes(
+      stdout.split('\n').every((line) => line.length <= 80 || line.includes(place.stateDir)),
+      stdout,
+    );
+    assert.match(
+      joined,
+      /docker run [^\n]* --env TUNNEL_EXCHANGE_TOKEN [^\n]* gitpod-tunnel-client:\S+ run --expose 3000\n/,
+    );
+    assert.equal(joined.split(token).length, 3, 'shown once, written once, and in no argument of a program');
+    assert.ok(
+      joined.includes(
         `tunnel-client -- run --gateway https://api.gateway.test:8443 --runner ${id} --exchange-token-file exchange-token ` +
           `--ca ${join(place.stateDir, 'self-signed/certificate.pem')} --expose 3000`,
       ),
@@ -84,10 +94,12 @@ describe('gateway runner', { timeout: 60_000 }, () => {
     await directory.close();
 
     const list = await place.gateway('runner', 'list');
-    const [head, row] = list.stdout.split('\n');
-    assert.match(head!, /^ID +NAME +ORGANIZATION +STATUS +CREATED +KEY$/);
-    assert.ok(row!.includes(keyFingerprint(publicKey)) && row!.includes('joined'));
-    assert.equal(head!.indexOf('STATUS'), row!.indexOf('joined'));
+    const [head, row, state] = list.stdout.split('\n');
+    assert.match(head!, /^RUNNER +NAME AND STATE$/);
+    assert.equal(row, `${id}  web (acme)`);
+    assert.equal(state!.trim(), 'joined');
+    const [listed] = (await place.json('runner', 'list')) as unknown as Record<string, unknown>[];
+    assert.deepEqual([listed?.['key'], listed?.['online']], [keyFingerprint(publicKey), null]);
   });
 
   it('writes the token to a file for its owner only, and prints it nowhere', async (t) => {
@@ -172,8 +184,8 @@ describe('gateway environment', { timeout: 60_000 }, () => {
     await directory.close();
 
     const { stdout } = await place.gateway('environment', 'list');
-    assert.match(stdout, /^demo +\S+ +acme +held .* 3000 \(everyone\)$/m);
-    assert.match(stdout, /^other +\S+ +acme +released /m);
+    assert.match(stdout, /^demo +[0-9a-f-]{36}\n +acme\n +held since [^\n]+\n +3000 \(everyone\)\nother /m);
+    assert.match(stdout, /^other +[0-9a-f-]{36}\n +acme\n +released /m);
     assert.equal((await place.json('environment', 'list', '--runner', two)).length, 0);
 
     failed(await place.gateway('environment', 'move', 'demo', '--to', foreign), /different organizations/);

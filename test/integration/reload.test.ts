@@ -155,7 +155,7 @@ describe('what is read again', TIMEOUT, () => {
       name: 'Helsinki',
       logLevel: 'warn',
     });
-    assert.deepEqual(applied.sort(), ['accessLog', 'everyonePorts', 'logLevel warn', 'name Helsinki']);
+    assert.deepEqual(applied.toSorted(), ['accessLog', 'everyonePorts', 'logLevel warn', 'name Helsinki']);
     assert.match((await gateway.request(host, '/', { headers: html })).body, /acme/);
     assert.equal((await gateway.request(host)).headers['x-robots-tag'], 'noindex');
     const list = JSON.parse((await gateway.request('api.gateway.localhost', '/v1/gateways')).body) as {

@@ -52,10 +52,52 @@ const jsonOption = (): Option => new Option('--json', 'print JSON');
 const tokenFileOption = (): Option =>
   new Option('--token-file <file>', 'write the token to a new file instead of printing it');
 
+/** Shown below the help of each command: what is typed most. */
+const EXAMPLES: Readonly<Record<string, string>> = {
+  gateway: 'gateway runner create --name build-farm --org acme',
+  'gateway serve': 'gateway serve --config /etc/gateway/gateway.yaml',
+  'gateway runner': 'gateway runner list',
+  'gateway runner create': 'gateway runner create --name build-farm --org acme',
+  'gateway runner list': 'gateway runner list --json',
+  'gateway runner token': 'gateway runner token 01a1fbb4-0cd0-7c34-9e93-9970be0bb4e1',
+  'gateway runner revoke': 'gateway runner revoke 01a1fbb4-0cd0-7c34-9e93-9970be0bb4e1',
+  'gateway environment': 'gateway environment list',
+  'gateway environment list': 'gateway environment list --runner 01a1fbb4-0cd0-7c34-9e93-9970be0bb4e1',
+  'gateway environment release': 'gateway environment release demo',
+  'gateway environment move': 'gateway environment move demo --to 01a1fbb4-0cd0-7c34-9e93-9970be0bb4e1',
+  'gateway environment blocks': 'gateway environment blocks',
+  'gateway environment block': 'gateway environment block demo',
+  'gateway environment unblock': 'gateway environment unblock demo',
+  'gateway organization': 'gateway organization block acme',
+  'gateway organization block': 'gateway organization block acme',
+  'gateway organization unblock': 'gateway organization unblock acme',
+  'gateway token': 'gateway token create --scope logs --environment demo',
+  'gateway token create': 'gateway token create --scope port --environment demo --port 3000',
+  'gateway key': 'gateway key list',
+  'gateway key list': 'gateway key list --json',
+  'gateway key rotate': 'gateway key rotate tickets',
+  'gateway session': 'gateway session revoke --user ada@acme.example',
+  'gateway session list': 'gateway session list',
+  'gateway session revoke': 'gateway session revoke --user ada@acme.example',
+  'gateway status': 'gateway status --json',
+  'gateway doctor': 'gateway doctor --config /etc/gateway/gateway.yaml',
+  'gateway config': 'gateway config check /etc/gateway/gateway.yaml',
+  'gateway config check': 'gateway config check /etc/gateway/gateway.yaml',
+  'gateway config show': 'gateway config show --config /etc/gateway/gateway.yaml',
+  'gateway backup': 'gateway backup gateway-2026-11-20.tar',
+  'gateway health': 'gateway health --wait 30s',
+};
+
 const addCommand = (parent: Command, name: string, description: string, options: readonly Option[] = []): Command => {
   const command = parent.command(name).description(description).addOption(configOption());
   for (const option of options) command.addOption(option);
   return command;
+};
+
+const addExamples = (command: Command, path: string): void => {
+  const example = EXAMPLES[path];
+  if (example !== undefined) command.addHelpText('after', `\nExample:\n  ${example}`);
+  for (const each of command.commands) addExamples(each, `${path} ${each.name()}`);
 };
 
 const addRunnerCommands = (program: Command, world: CliWorld): void => {
@@ -189,6 +231,7 @@ const createProgram = (world: CliWorld): Command => {
     new Option('--wait <time>', 'ask again until it is, for so long: 30s'),
     jsonOption(),
   ]).action((options: Parameters<typeof checkHealth>[1]) => checkHealth(world, options));
+  addExamples(program, program.name());
   return program;
 };
 

@@ -3,7 +3,7 @@ import { formatTable } from '../../../shared/src/terminal-text.ts';
 import type { EnvironmentBinding } from '../directory/directory.ts';
 import { CliError, loadConfig, withDirectory } from './context.ts';
 import type { CliWorld } from './context.ts';
-import { formatJson, formatTime, jsonTime } from './output.ts';
+import { formatJson, formatTime, jsonTime, listedWith } from './output.ts';
 
 export interface EnvironmentOptions {
   readonly config?: string;
@@ -26,10 +26,10 @@ const toJson = (binding: EnvironmentBinding) => ({
   })),
 });
 
-const describePorts = (binding: EnvironmentBinding): string =>
-  (binding.lastKnown?.ports ?? [])
-    .map(({ port, protocol, admission }) => `${port}${protocol === 'https' ? ':https' : ''} (${admission})`)
-    .join(', ') || '-';
+const describePorts = (binding: EnvironmentBinding): string[] =>
+  (binding.lastKnown?.ports ?? []).map(
+    ({ port, protocol, admission }) => `${port}${protocol === 'https' ? ':https' : ''} (${admission})`,
+  );
 
 export const listEnvironments = async (
   world: CliWorld,
@@ -43,15 +43,15 @@ export const listEnvironments = async (
     return void world.stdout.write(
       `No environment is known in ${config.stateDir}. Runners announce them when they connect.\n`,
     );
-  const rows = bindings.map((binding) => [
-    binding.id,
-    binding.runnerId,
-    binding.organization ?? '-',
-    binding.releasedAt === undefined ? 'held' : `released ${formatTime(binding.releasedAt)}`,
-    formatTime(binding.claimedAt),
-    describePorts(binding),
-  ]);
-  world.stdout.write(`${formatTable(['id', 'runner', 'organization', 'status', 'claimed', 'ports'], rows)}\n`);
+  // In some lines: two ids take 80 columns.
+  const rows = bindings.flatMap((binding) => {
+    const { organization, releasedAt, claimedAt } = binding;
+    const since =
+      releasedAt === undefined ? `held since ${formatTime(claimedAt)}` : `released ${formatTime(releasedAt)}`;
+    const about = [binding.runnerId, ...(organization === undefined ? [] : [organization]), since];
+    return listedWith(binding.id, [...about, ...describePorts(binding)]);
+  });
+  world.stdout.write(`${formatTable(['environment', 'runner, state and ports'], rows)}\n`);
 };
 
 export const releaseEnvironment = async (world: CliWorld, id: string, options: EnvironmentOptions): Promise<void> => {

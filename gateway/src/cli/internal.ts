@@ -61,6 +61,8 @@ export interface GatewayStatusAnswer {
     readonly openStreams: number;
   }[];
   readonly environments: readonly { readonly environmentId: string; readonly runnerId: string }[];
+  /** Of runners that have no leg now. */
+  readonly lastSeen: readonly { readonly runnerId: string; readonly at: string }[];
 }
 
 /** Rejects with {@link CliError}. */

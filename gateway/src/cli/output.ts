@@ -9,6 +9,10 @@ export const formatFields = (fields: Readonly<Record<string, string>>): string =
     .join('');
 };
 
+/** Rows of a table: what is listed, and beside it what is said of it, a line each. */
+export const listedWith = (id: string, about: readonly string[]): string[][] =>
+  about.map((line, index) => [index === 0 ? id : '', line]);
+
 export const formatJson = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}\n`;
 
 /** `2026-11-20 18:12 UTC` */

@@ -36,15 +36,15 @@ export const renderStatus = (status: GatewayStatusAnswer): string => {
     environments: String(status.environments.length),
   });
   if (legs.length === 0) return fields;
-  const rows = legs.map((leg) => [
-    leg.runnerId,
-    leg.transport,
-    leg.state,
-    leg.rttMs === undefined ? '-' : `${leg.rttMs.toFixed(1)} ms`,
-    String(leg.openStreams),
-    leg.remoteAddress,
-  ]);
-  return `${fields}\n${formatTable(['runner', 'transport', 'state', 'rtt', 'open', 'from'], rows)}\n`;
+  // In two lines: a runner's id takes half of 80 columns.
+  const rows = legs.flatMap(({ runnerId, transport, state, rttMs, openStreams, remoteAddress }) => {
+    const roundTrip = rttMs === undefined ? [] : [`${rttMs.toFixed(1)} ms`];
+    return [
+      [runnerId, [transport, state, ...roundTrip, `${openStreams} open`].join(', ')],
+      ['', `from ${remoteAddress}`],
+    ];
+  });
+  return `${fields}\n${formatTable(['runner', 'leg'], rows)}\n`;
 };
 
 export const showStatus = async (

@@ -31,6 +31,9 @@ export const QUEUED_ENVIRONMENTS = 8_000;
 /** Environments that operators took away and that are remembered as such, for the log only. */
 const TAKEN_AWAY = 1_000;
 
+/** Runners without a leg of which it is remembered when they had their last one, for people. */
+const LAST_SEEN_RUNNERS = 10_000;
+
 export interface TunnelRegistry {
   /** Answers at once for environments that are announced here; asks the directory for others, and rejects if it is away. */
   route(environmentId: string): EnvironmentRoute | Promise<EnvironmentRoute>;
@@ -44,6 +47,8 @@ export interface TunnelRegistry {
   add(leg: Leg): void;
   legs(): readonly LegInfo[];
   environments(): readonly EnvironmentInfo[];
+  /** Runners without a leg that had one here since the start, with when they lost it, ms since the epoch. */
+  lastSeen(): readonly { readonly runnerId: string; readonly at: number }[];
   /** Says goodbye on the legs for which `why` gives a reason. */
   dropLegs(why: (leg: Leg) => LegCloseCode | undefined): void;
   /** No new legs; runners are asked, once, to make theirs elsewhere within `deadlineMs`. */
@@ -94,6 +99,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
   const checks = createRunnerChecks({ directory, table, log, otherIssuer: deps.otherIssuer });
   /** Environments that an operator took from their runner here: a new claim is worth a warning. */
   const takenAway = new LRUCache<string, true>({ max: TAKEN_AWAY });
+  const lastSeen = new LRUCache<string, number>({ max: LAST_SEEN_RUNNERS });
   let isDraining = false;
 
   const closeLeg = (entry: LegEntry, code: LegCloseCode, reason?: string): void => {
@@ -178,6 +184,10 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
     const error = end.error ? describeError(end.error) : undefined;
     log[level]({ ...legFields(entry), code: end.code, by: end.by, reason: end.reason, error }, 'leg down');
     if (entry.instance.legs.size === 0) instances.remember(entry.instance);
+    const { runner } = entry.instance;
+    if ([...runner.instances.values()].every((instance) => instance.legs.size === 0)) {
+      lastSeen.set(runner.id, clock.now());
+    }
   };
 
   const replace = (entry: LegEntry, replacedId: string): void => {
@@ -303,6 +313,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
         stopHealth: () => {},
       };
       legs.set(leg.id, entry);
+      lastSeen.delete(leg.peer.id);
       instance.legs.add(entry);
       log.info({ ...legFields(entry), agent: hello.agent, replaces: hello.replaces }, 'leg up');
       deps.observe?.legUp?.(leg);
@@ -325,6 +336,7 @@ export const createRegistry = (deps: RegistryDeps): TunnelRegistry => {
 
     legs: () => [...legs.values()].map((entry) => describeLeg(entry, clock.monotonic())),
     environments: () => describeEnvironments(table),
+    lastSeen: () => [...lastSeen.entries()].map(([runnerId, at]) => ({ runnerId, at })),
 
     dropLegs(why) {
       for (const entry of legs.values()) {
