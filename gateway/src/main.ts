@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 /** The process: arguments, variables, signals and exit codes. */
 import { constants } from 'node:os';
-import { growHeapSooner } from '../../shared/src/heap-growth.ts';
+import { tuneGarbageCollection } from '../../shared/src/garbage-collection.ts';
 import { runCli } from './cli/cli.ts';
 
-growHeapSooner();
+tuneGarbageCollection();
 
 const stop = new AbortController();
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {

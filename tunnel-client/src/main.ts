@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 /** The process: its arguments, variables, signals and exit code. Nothing else touches them. */
 import process from 'node:process';
-import { growHeapSooner } from '../../shared/src/heap-growth.ts';
+import { tuneGarbageCollection } from '../../shared/src/garbage-collection.ts';
 import { runCli } from './cli/program.ts';
 
-growHeapSooner();
+tuneGarbageCollection();
 
 const stop = new AbortController();
 const onSignal = (signal: NodeJS.Signals): void => {
