@@ -5,9 +5,11 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import type { Target } from '../../shared/src/protocol/target.ts';
 import { viewExchange } from '../../tunnel-client/src/inspector/exchange-view.ts';
+import { createMessageReader } from '../../tunnel-client/src/inspector/message-reader.ts';
 import { replayBytes, whyNoReplay } from '../../tunnel-client/src/inspector/replay.ts';
 import {
   createRequestStore,
+  FIELD_OVERHEAD_BYTES,
   KEPT_BODY_BYTES,
   KEPT_REQUESTS,
   MAX_KEPT_BYTES,
@@ -32,6 +34,23 @@ const start = (limits?: { requests: number; bytes: number }) => {
   const changed: string[] = [];
   const store = createRequestStore({ clock, onChange: ({ id }) => changed.push(id) }, limits);
   return { clock, changed, store };
+};
+
+/** The fields of a head of about 128 KiB, as they are read: each string is one of its own. */
+const shortFields = (): readonly string[] => {
+  let fields: readonly string[] = [];
+  const reader = createMessageReader('request', {
+    onHead(head) {
+      ({ fields } = head);
+      return 'none';
+    },
+    onData: () => undefined,
+    onEnd: () => undefined,
+    onSwitched: () => undefined,
+  });
+  const lines = Array.from({ length: 18_000 }, (_, index) => `${index.toString(36)}:b\r\n`);
+  reader.push(Buffer.from(`GET / HTTP/1.1\r\n${lines.join('')}\r\n`));
+  return fields;
 };
 
 describe('inspector: what is kept', () => {
@@ -65,11 +84,11 @@ describe('inspector: what is kept', () => {
   });
 
   it('is bounded in bytes over all environments: the oldest goes, and what still comes of it is not kept', () => {
-    const { store, changed } = start({ requests: 100, bytes: 4 * REQUEST_OVERHEAD_BYTES + 100 });
+    const { store, changed } = start({ requests: 100, bytes: 4 * REQUEST_OVERHEAD_BYTES + 260 });
     const old = store.sink(target('old')).begin(GET, []);
     old.body('response', Buffer.alloc(80));
     const next = store.sink(target('new')).begin({ ...GET, target: 'x'.repeat(10) }, ['name', 'value']);
-    assert.equal(store.bytes(), 2 * REQUEST_OVERHEAD_BYTES + 1 + 80 + 10 + 9);
+    assert.equal(store.bytes(), 2 * REQUEST_OVERHEAD_BYTES + 1 + 80 + 10 + 9 + FIELD_OVERHEAD_BYTES);
     next.body('response', Buffer.alloc(2 * REQUEST_OVERHEAD_BYTES + 1));
     assert.deepEqual(store.environments(), [{ id: 'new', requests: 1 }]);
     changed.length = 0;
@@ -77,7 +96,7 @@ describe('inspector: what is kept', () => {
     old.responseHead(OK, ['a', 'b'.repeat(1_000)]);
     old.end(['c', 'd']);
     old.closed();
-    assert.deepEqual([changed, store.bytes()], [[], 3 * REQUEST_OVERHEAD_BYTES + 20]);
+    assert.deepEqual([changed, store.bytes()], [[], 3 * REQUEST_OVERHEAD_BYTES + 20 + FIELD_OVERHEAD_BYTES]);
   });
 
   it('is the beginning of a body, in copies, and the count of all of it', async () => {
@@ -130,6 +149,16 @@ describe('inspector: what is kept', () => {
     assert.ok(store.bytes() <= MAX_KEPT_BYTES);
     const small = (await used()) - before;
     assert.ok(small < 1.25 * MAX_KEPT_BYTES, `${small} bytes are used`);
+    // And heads of nothing but short fields, as long as they may be.
+    for (let index = 0; index < 30; index++) {
+      store
+        .sink(target(`many-${index}`))
+        .begin(GET, shortFields())
+        .responseHead(OK, shortFields());
+    }
+    assert.ok(store.bytes() <= MAX_KEPT_BYTES);
+    const short = (await used()) - before;
+    assert.ok(short < 1.25 * MAX_KEPT_BYTES, `${short} bytes are used`);
   });
 
   it('says how it ended, and when', async () => {

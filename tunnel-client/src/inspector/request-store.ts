@@ -18,6 +18,8 @@ export const KEPT_BODY_BYTES = 64 << 10;
 export const MAX_KEPT_BYTES = 32 << 20;
 /** What a request takes in memory beside its text and bodies, bytes, accounted for each. */
 export const REQUEST_OVERHEAD_BYTES = 2 << 10;
+/** What a header takes beside its text, bytes: two strings and the list they are in. Thousands of short ones are possible. */
+export const FIELD_OVERHEAD_BYTES = 160;
 
 /** `open`: the response is not complete. `cut`: and never will be. `other`: from here on it could not be read. */
 export type ExchangeState = 'open' | 'done' | 'cut' | 'upgraded' | 'other';
@@ -250,5 +252,6 @@ const keep = (body: KeptBody, part: Buffer): number => {
   return body.kept.length - before;
 };
 
-/** Of latin1 strings, one byte a character. */
-const sizeOf = (fields: readonly string[]): number => fields.reduce((sum, text) => sum + text.length, 0);
+/** Names and values alternating, of latin1: one byte a character. */
+const sizeOf = (fields: readonly string[]): number =>
+  fields.reduce((sum, text) => sum + text.length, (fields.length / 2) * FIELD_OVERHEAD_BYTES);
