@@ -25,6 +25,8 @@ const trusting = (protocol: ProxyProtocol = 'optional', options: EdgeTestOptions
 const request = (fields: readonly string[] = [], path = '/', host = HOST): string =>
   [`GET ${path} HTTP/1.1`, `Host: ${host}`, ...fields, 'Connection: close', '', ''].join('\r\n');
 const MARKED = 'X-Forwarded-Proto: https';
+const WEBSOCKET = ['Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='];
+type EdgeTestHandlers = NonNullable<EdgeTestOptions['handlers']>;
 
 const dial = async (port: number): Promise<Socket> => {
   const socket = connect({ host: '127.0.0.1', port, noDelay: true });
@@ -159,9 +161,8 @@ describe('a plain listener behind a trusted proxy', () => {
   });
 
   it('passes a WebSocket on when it is marked, and redirects it otherwise', async () => {
-    const upgrade = ['Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='];
     const head = (fields: readonly string[]): string =>
-      request([...upgrade, ...fields]).replace('Connection: close', 'Connection: Upgrade');
+      request([...WEBSOCKET, ...fields]).replace('Connection: close', 'Connection: Upgrade');
     const before = edge.forwarded.length;
     // The forwarder of the test answers upgrades with 404.
     const socket = await dial(edge.plainPort);
@@ -201,8 +202,47 @@ describe('a plain listener behind a trusted proxy', () => {
   });
 
   it('serves no tunnel, which needs TLS of its own', async () => {
-    const answer = await talk(edge.plainPort, request([MARKED], '/', 'tunnel.gateway.localhost'));
-    assert.equal(statusOf(answer), 404);
+    const upgrades: unknown[] = [];
+    const notFound: EdgeTestHandlers['apex'] = (_request, _response, exchange) => exchange.fail('not_found');
+    const tunnelled = await trusting('optional', {
+      handlers: {
+        apex: notFound,
+        api: notFound,
+        tunnel: {
+          upgradePath: '/v1/ws',
+          http2: () => undefined,
+          upgrade(_request, socket) {
+            upgrades.push(socket);
+            socket.end('HTTP/1.1 101 Switching Protocols\r\n\r\n');
+          },
+        },
+      },
+    });
+    try {
+      const head = request([MARKED, ...WEBSOCKET], '/v1/ws', 'tunnel.gateway.localhost').replace(
+        ': close',
+        ': Upgrade',
+      );
+      for (const header of ['', proxyV2({ source: CLIENT, tlvs: [TLS_TLV] })]) {
+        assert.equal(
+          statusOf(await talk(tunnelled.plainPort, Buffer.concat([Buffer.from(header), Buffer.from(head)]))),
+          404,
+        );
+      }
+      assert.deepEqual(upgrades, []);
+      // The same bytes behind TLS are a tunnel.
+      const socket = connectTls({
+        socket: await dial(tunnelled.port),
+        ca: tunnelled.ca,
+        servername: 'tunnel.gateway.localhost',
+      });
+      await once(socket, 'secureConnect');
+      const answer = readAll(socket);
+      socket.write(head);
+      assert.equal(statusOf(await answer), 101);
+    } finally {
+      await tunnelled.close();
+    }
   });
 
   it('answers health checks before anything else, whatever they name', async () => {

@@ -2,7 +2,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
-import { publicUrl } from '../../../shared/src/hostname.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { EdgeDeps } from './edge.ts';
@@ -17,6 +16,7 @@ import {
 } from './make-exchange.ts';
 import { guardRequest, type GuardedRequest } from './request-guard.ts';
 import type { RequestSlots, Slot } from './request-slots.ts';
+import { answerHealth, answerShortly, isHealthCheck, redirectToHttps } from './short-answers.ts';
 import { isForwardedHttps, type TrustedProxies } from './trusted-proxies.ts';
 
 /** One client connection, whatever HTTP it speaks. Its requests share nothing else (safety row 37). */
@@ -55,7 +55,6 @@ export interface Dispatcher {
   readonly upgrades: number;
 }
 
-const HEALTH_PATH = '/_health';
 /** Paths below it are the gateway's own, on every port host; everything else is the application's. */
 const OWN_PATHS = '/_gitpod/';
 /** What `OPTIONS *` says of the gateway itself (RFC 9110 section 9.3.7). */
@@ -90,41 +89,6 @@ const hostLine = (rawHeaders: readonly string[]): string => {
 };
 
 const pathOf = (target: string): string => target.split('?', 1)[0] ?? '';
-export const isHealthCheck = (target: string): boolean => pathOf(target) === HEALTH_PATH;
-
-export const answerShortly = (
-  response: ServerResponse | Http2ServerResponse,
-  status: number,
-  headers: Readonly<Record<string, string>>,
-  body = '',
-): void => {
-  // The two classes have the same methods with types that do not unite.
-  const answer = response as ServerResponse;
-  for (const [name, value] of Object.entries(headers)) answer.setHeader(name, value);
-  answer.setHeader('Cache-Control', 'no-store');
-  if (status !== 204) answer.setHeader('Content-Length', String(Buffer.byteLength(body)));
-  answer.statusCode = status;
-  answer.end(body);
-};
-
-export const redirectToHttps = (
-  response: ServerResponse | Http2ServerResponse,
-  { host, target }: Pick<Extract<GuardedRequest, { ok: true }>, 'host' | 'target'>,
-  publicPort: number,
-): void => {
-  // Host and target have passed their grammars: neither can hold a line break.
-  answerShortly(response, 308, { Location: publicUrl(host.host, publicPort, target === '*' ? '/' : target) });
-};
-
-export const answerHealth = (exchange: Pick<Exchange, 'method' | 'response' | 'fail'>): void => {
-  if (exchange.method !== 'GET' && exchange.method !== 'HEAD') return exchange.fail('method_not_allowed');
-  answerShortly(
-    exchange.response,
-    200,
-    { 'Content-Type': 'text/plain; charset=utf-8' },
-    exchange.method === 'HEAD' ? '' : 'ok\n',
-  );
-};
 
 /** A tunnel is no exchange: it lasts, and ends when its leg does. */
 const isTunnelUpgrade = ({ guarded, route }: Accepted, path: string): boolean =>

@@ -5,11 +5,11 @@ import type { Socket } from 'node:net';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { GatewayErrorCode } from '../errors.ts';
 import type { Peer } from './connections.ts';
-import { answerShortly, isHealthCheck, redirectToHttps } from './dispatch.ts';
 import type { EdgeDeps } from './edge.ts';
 import { buildErrorAnswer } from './error-answer.ts';
 import { parseAuthority, routeAuthority } from './host-router.ts';
 import { guardRequest } from './request-guard.ts';
+import { answerHealth, isHealthCheck, redirectToHttps } from './short-answers.ts';
 
 /** An idle connection: nobody has a second request for a redirect. */
 const KEEP_ALIVE_MS = 5_000;
@@ -70,9 +70,7 @@ export const createPlainServer = (deps: PlainDeps): PlainServer => {
     if (!guarded.ok) return fail(request, response, guarded.code);
     // Whatever name a health check was told to use.
     if (isHealthCheck(guarded.target)) {
-      if (method !== 'GET' && method !== 'HEAD') return fail(request, response, 'method_not_allowed');
-      const fields = { 'Content-Type': 'text/plain; charset=utf-8' };
-      return answerShortly(response, 200, fields, method === 'HEAD' ? '' : 'ok\n');
+      return answerHealth({ method, response, fail: (code) => fail(request, response, code) });
     }
     const route = routeAuthority(guarded.host, {
       domains: deps.domains,
