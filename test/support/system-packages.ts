@@ -69,6 +69,7 @@ export const NEEDS = {
     isMet: () => findProgram('nginx') !== undefined && existsSync(NGINX_STREAM_MODULE),
   },
   sslscan: program('sslscan', 'sslscan'),
+  dnsmasq: program('dnsmasq', 'dnsmasq-base'),
   python3: program('python3', 'python3-minimal'),
   prometheus: program('prometheus', 'prometheus'),
   promtool: program('promtool', 'prometheus'),

@@ -186,14 +186,13 @@ const askProvider = async (
   return { issuer: found.issuer, aheadMs: Number.isNaN(date) ? undefined : date - Date.now() };
 };
 
+const NO_CLOCK: Finding = { check: 'clock', result: 'skipped', detail: 'nobody to compare it with' };
+
 const checkSignIn = async ({ signIn }: GatewayConfig, stop: AbortSignal): Promise<Finding[]> => {
   const check = 'sign-in';
   if (!signIn) {
     const detail = 'not configured: only ports that are open to everyone can be visited';
-    return [
-      { check, result: 'skipped', detail },
-      { check: 'clock', result: 'skipped', detail: 'nobody to compare it with' },
-    ];
+    return [{ check, result: 'skipped', detail }, NO_CLOCK];
   }
   try {
     const { issuer, aheadMs } = await askProvider(signIn, stop);
@@ -205,7 +204,8 @@ const checkSignIn = async ({ signIn }: GatewayConfig, stop: AbortSignal): Promis
         detail: isSame ? `${signIn.issuer} answers` : `it calls itself ${String(issuer)}, not ${signIn.issuer}`,
       },
     ];
-    if (aheadMs !== undefined) {
+    if (aheadMs === undefined) findings.push(NO_CLOCK);
+    else {
       const isFine = Math.abs(aheadMs) < CLOCK_WARNING_MS;
       const seconds = Math.round(Math.abs(aheadMs) / 1_000);
       findings.push({
@@ -218,12 +218,12 @@ const checkSignIn = async ({ signIn }: GatewayConfig, stop: AbortSignal): Promis
     }
     return findings;
   } catch (error) {
-    return [{ check, result: 'failed', detail: `${signIn.issuer}: ${describeError(error)}` }];
+    return [{ check, result: 'failed', detail: `${signIn.issuer}: ${describeError(error)}` }, NO_CLOCK];
   }
 };
 
 /** Everything that can be checked, in the order in which a person would. */
-export const examine = async (config: GatewayConfig, stop: AbortSignal): Promise<readonly Finding[]> => {
+const examine = async (config: GatewayConfig, stop: AbortSignal): Promise<readonly Finding[]> => {
   const running = await askStatus(config, stop).catch(() => undefined);
   const files = (await checkFiles(config))
     .filter(({ path }) => !path.startsWith('tls'))
