@@ -8,8 +8,8 @@
 
 /** Where the log server of an environment is reached. Never an ordinary exposed port. */
 export const LOG_PORT = 22_999;
-export const MIN_PORT = 1_024;
-export const MAX_PORT = 65_535;
+const MIN_PORT = 1_024;
+const MAX_PORT = 65_535;
 
 const RESERVED_IDS: ReadonlySet<string> = new Set(['api', 'auth', 'tunnel', 'www', 'lighthouse', 'static']);
 const ID = /^[a-z0-9](?:[a-z0-9-]{0,48}[a-z0-9])?$/;

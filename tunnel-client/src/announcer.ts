@@ -30,7 +30,7 @@ export interface AnnouncerDeps {
  */
 export const CLAIM_RETRY_MS = 300_000;
 /** The same where only the directory was away, ms. */
-export const UNAVAILABLE_RETRY_MS = 10_000;
+const UNAVAILABLE_RETRY_MS = 10_000;
 
 export interface Announcer {
   set(environment: Environment): void;
@@ -48,7 +48,7 @@ export interface Announcer {
 type Part = Pick<MessageOf<'environments'>, 'set' | 'delete'>;
 
 /** Cuts an announcement into parts of at most {@link MAX_ENVIRONMENTS_PART_BYTES}; always at least one. */
-export const cutIntoParts = (set: readonly Environment[], remove: readonly string[]): Part[] => {
+const cutIntoParts = (set: readonly Environment[], remove: readonly string[]): Part[] => {
   const parts: Part[] = [{ set: [], delete: [] }];
   let size = 0;
   const roomFor = (bytes: number): Part => {

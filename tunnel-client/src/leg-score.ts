@@ -7,7 +7,7 @@ import type { LegState, SupervisedLeg } from './supervised-legs.ts';
 /** From the time that a leg serves until its first echo, ms: the gateway opens the lanes together with its welcome. */
 export const FIRST_ECHO_MS = 1_000;
 /** Share of the newest echo in the score: one that a burst of traffic held up is forgotten after some. */
-export const NEWEST_ECHO_SHARE = 0.5;
+const NEWEST_ECHO_SHARE = 0.5;
 
 const ORDER: readonly LegState[] = ['up', 'suspect', 'drained'];
 

@@ -11,7 +11,7 @@ import type { Resolver } from './resolver.ts';
 export type Connect = (gateway: GatewayAddress, options: { readonly signal: AbortSignal }) => Promise<Connection>;
 
 /** From the look-up to the transport's own handshake, ms. */
-export const QUIC_CONNECT_TIMEOUT_MS = 5_000;
+const QUIC_CONNECT_TIMEOUT_MS = 5_000;
 /**
  * All addresses are tried again so long after they were tried first, ms. A dial repeats its first packet after 1, 3 and
  * 7 s only: a gateway that comes up meanwhile would be found late, and over TCP.

@@ -63,7 +63,7 @@ const encodeSeries = (labels: ReadonlyMap<string, string>, value: number, atMs: 
 };
 
 /** The body of a request, before compression. */
-export const encodeWriteRequest = (
+const encodeWriteRequest = (
   families: readonly MetricFamily[],
   common: Readonly<Record<string, string>>,
   atMs: number,

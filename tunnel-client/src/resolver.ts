@@ -39,7 +39,7 @@ export interface Resolver {
 const toFamily = (family: number): 4 | 6 => (family === 6 ? 6 : 4);
 
 /** RFC 6761 section 6.3: names that end in `.localhost` are loopback; the C library does not see to it everywhere. */
-export const isLocalhostName = (host: string): boolean => /^(?:.+\.)?localhost\.?$/i.test(host);
+const isLocalhostName = (host: string): boolean => /^(?:.+\.)?localhost\.?$/i.test(host);
 const LOOPBACK_ADDRESSES: readonly ResolvedAddress[] = [
   { address: '127.0.0.1', family: 4 },
   { address: '::1', family: 6 },

@@ -12,7 +12,7 @@ import type { Outbound } from './outbound.ts';
 import type { Connect } from './quic-connector.ts';
 
 /** From the look-up to the tunnel, ms: a SYN that is lost is repeated after 1 and 3 s. */
-export const TCP_CONNECT_TIMEOUT_MS = 8_000;
+const TCP_CONNECT_TIMEOUT_MS = 8_000;
 /** Where gateways listen for tunnels besides the port of the URL. */
 const TUNNEL_PORT = 8443;
 /** Until the next address is tried while one gives no answer, ms. Longer than between addresses of one name. */

@@ -16,7 +16,7 @@ export const TRANSPORT_LABELS: Readonly<Record<Transport, string>> = {
 };
 
 /** Why a leg uses the transport that it uses. */
-export const TRANSPORT_REASONS = {
+const TRANSPORT_REASONS = {
   configured: 'the configuration says so',
   first: 'it is the first choice',
   quic_silent: 'QUIC gave no answer: UDP seems to be blocked',

@@ -9,7 +9,7 @@ import { fieldValue } from './origins.ts';
 export type FieldLine = readonly [name: string, value: string];
 
 /** How long a browser may remember a preflight, ms: the longest that Chromium keeps one is 2 h; rules change rarely. */
-export const PREFLIGHT_MAX_AGE_MS = 10 * 60 * 1_000;
+const PREFLIGHT_MAX_AGE_MS = 10 * 60 * 1_000;
 
 /** What a script may read of the gateway's own refusal. */
 const EXPOSED = 'Gateway-Error, WWW-Authenticate, X-Request-Id';

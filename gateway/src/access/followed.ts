@@ -7,7 +7,7 @@ import type { Directory, DirectoryChange } from '../directory/directory.ts';
 import type { Logger } from '../observability/log.ts';
 
 /** Until it is read again after the directory did not answer, ms. Revocations bite within 10 s, blocks within 60 s. */
-export const RELOAD_MS = 1_000;
+const RELOAD_MS = 1_000;
 
 export interface Followed<T> {
   current(): T;

@@ -14,11 +14,11 @@ import { fieldValue } from './origins.ts';
 import type { AskedPort } from './port-access.ts';
 
 /** Host-only by its prefix; the proxy takes it out of what applications get and set. */
-export const SEEN_COOKIE = '__Host-gitpod_port_seen';
+const SEEN_COOKIE = '__Host-gitpod_port_seen';
 /** Where the form of the page goes. */
-export const CONTINUE_PATH = '/_gitpod/continue';
+const CONTINUE_PATH = '/_gitpod/continue';
 /** Until the page is shown to a visitor again, ms: 30 days. */
-export const SEEN_LIFETIME_MS = 30 * 24 * 60 * 60 * 1_000;
+const SEEN_LIFETIME_MS = 30 * 24 * 60 * 60 * 1_000;
 /** Longest target that is kept over the page, characters; from a longer one the visitor comes to the front page. */
 const MAX_RETURN_LENGTH = 4_096;
 
@@ -39,7 +39,7 @@ const ownerMark = ({ runnerId, organization, environment }: Online): string =>
     .slice(0, 22);
 
 /** A target on the same host: never `//host`, nor anything that a browser would take for it. */
-export const ownTarget = (text: string | null): string =>
+const ownTarget = (text: string | null): string =>
   text !== null && text.length <= MAX_RETURN_LENGTH && /^\/(?![/\\])[\x21-\x5b\x5d-\x7e]*$/.test(text) ? text : '/';
 
 /** Where the form of `exchange` leads; undefined for what is not the form of the own page, which is then refused. */

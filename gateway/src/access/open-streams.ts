@@ -10,7 +10,7 @@ import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { EnvironmentRoute } from '../tunnels/route.ts';
 
 /** Until a look-up that failed is made again, ms. What is no longer allowed is cut within 10 s, of which the poll of the directory is one. */
-export const RECHECK_MS = 1_000;
+const RECHECK_MS = 1_000;
 
 export interface OpenStream<G> {
   readonly exchange: Pick<Exchange | UpgradeExchange, 'cut'>;

@@ -11,7 +11,7 @@ const formatValue = (value: unknown): string => {
 };
 
 /** One line for a pino line; what is not JSON stays as it is. */
-export const formatLogLine = (line: string): string => {
+const formatLogLine = (line: string): string => {
   let entry: Record<string, unknown>;
   try {
     entry = JSON.parse(line) as Record<string, unknown>;

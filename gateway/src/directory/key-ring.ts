@@ -82,7 +82,7 @@ export const KEY_POLICIES: Readonly<Record<KeyUse, KeyPolicy>> = {
 /** Replaced keys that are kept. Who rotates more often within the overlap voids what the oldest signed. */
 export const MAX_PREVIOUS_KEYS = 8;
 /** Length of a ticket key in Node: name, HMAC and AES key of 16 bytes each. */
-export const TICKET_KEY_BYTES = 48;
+const TICKET_KEY_BYTES = 48;
 const TICKET_KEY_NAME_BYTES = 16;
 
 const makeKey = (use: KeyUse): Pick<RingKey, 'keyId' | 'secret'> => {

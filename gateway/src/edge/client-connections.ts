@@ -16,13 +16,13 @@ import { createRequestSlots } from './request-slots.ts';
  * Requests that wait behind another in one HTTP/1.1 connection. Browsers send none; programs that pipeline send few.
  * Beyond: the connection is closed.
  */
-export const MAX_PIPELINED = 64;
+const MAX_PIPELINED = 64;
 
 /**
  * How long a client that was not told yet (an idle connection, or one with a response under way whose head says nothing
  * of an end) may still send a request when the gateway drains, ms: clients that are busy do within this. Then it is closed.
  */
-export const DRAIN_IDLE_MS = 500;
+const DRAIN_IDLE_MS = 500;
 /** The same from when a connection was accepted: its first request needs up to three round trips. */
 export const DRAIN_FIRST_REQUEST_MS = 2_000;
 

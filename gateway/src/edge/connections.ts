@@ -10,7 +10,7 @@ import type { EdgeLimits } from './edge.ts';
  * TLS handshakes under way at once, about 1 ms of a core each: a flood of them may delay a handshake by a second, not
  * more. Beyond: the connection is closed at once.
  */
-export const MAX_HANDSHAKES = 1_000;
+const MAX_HANDSHAKES = 1_000;
 /** Silence after which the system asks whether the client is still there. */
 const KEEP_ALIVE_DELAY_MS = 30_000;
 

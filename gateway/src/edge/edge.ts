@@ -152,9 +152,9 @@ export interface Edge {
 }
 
 /** How long connections that wait for their acceptance are taken in a drain at most, ms: more may always come. */
-export const DRAIN_ACCEPT_MS = 1_000;
+const DRAIN_ACCEPT_MS = 1_000;
 /** A turn of the event loop in which nothing else was done, ms: at 500 connections a second, one in ten meets it. */
-export const QUIET_TURN_MS = 0.2;
+const QUIET_TURN_MS = 0.2;
 
 /** The transports of tunnels read their peer from the socket. */
 const nameAfter = (socket: Socket, { address, port }: Peer): void => {

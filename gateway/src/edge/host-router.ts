@@ -64,7 +64,7 @@ export const parseAuthority = (text: string): Authority | undefined => {
 };
 
 /** The configured domain that `host` is or lies below; the longest, where domains lie in one another. */
-export const domainOf = (host: string, domains: readonly string[]): string | undefined => {
+const domainOf = (host: string, domains: readonly string[]): string | undefined => {
   let found: string | undefined;
   for (const domain of domains) {
     if ((host === domain || host.endsWith(`.${domain}`)) && domain.length > (found?.length ?? 0)) found = domain;
@@ -83,7 +83,7 @@ const parsePortLabel = (digits: string, secure: boolean, id: string, domain: str
 };
 
 /** The route of a host name that {@link parseAuthority} has read. `domains` are lower-case, without trailing dots. */
-export const routeHost = ({ host, isAddress }: Authority, domains: readonly string[]): HostRoute => {
+const routeHost = ({ host, isAddress }: Authority, domains: readonly string[]): HostRoute => {
   if (isAddress) return { kind: 'address' };
   const domain = domainOf(host, domains);
   if (domain === undefined) return error('misdirected');

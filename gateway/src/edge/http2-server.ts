@@ -12,9 +12,9 @@ import type { ClientConnection, Dispatcher } from './dispatch.ts';
 import type { EdgeLimits } from './edge.ts';
 
 /** Body of one upload that waits here while its upstream is slow; 10 MB/s at a round trip of 100 ms. */
-export const STREAM_WINDOW_BYTES = 1 << 20;
+const STREAM_WINDOW_BYTES = 1 << 20;
 /** The same of a whole connection: 16 stalled uploads before others in it have to wait. */
-export const CONNECTION_WINDOW_BYTES = 16 << 20;
+const CONNECTION_WINDOW_BYTES = 16 << 20;
 /** Frames on one connection that break the protocol, or resets that they force (CVE-2025-8671). Beyond: closed. */
 export const MAX_VIOLATIONS = 10;
 /** nghttp2's own count of field lines, which answers with a bare reset; the guard's is lower and gives a reason. */

@@ -8,7 +8,7 @@ import type { ErrorAnswer } from './error-answer.ts';
  * How long a connection is still read after its last answer, 1 s: a client that is still sending would otherwise get
  * a reset, and lose the answer with it (RFC 9112 section 9.6). Beyond: cut.
  */
-export const LINGER_MS = 1_000;
+const LINGER_MS = 1_000;
 
 export const serializeAnswer = (answer: ErrorAnswer, method: string): string => {
   const lines = answer.headers.map(([name, value]) => `${name}: ${value}\r\n`).join('');

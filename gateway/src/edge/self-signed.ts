@@ -8,7 +8,7 @@ import { makeSelfSignedCertificate } from './self-signed-certificate.ts';
 /** Browsers accept no longer validity of certificates made after 2020-09-01 (Apple, Chromium). */
 export const SELF_SIGNED_LIFETIME_MS = 397 * 24 * 3_600_000;
 /** Renewed before people see an expired one: gateways run for weeks. */
-export const SELF_SIGNED_RENEW_BEFORE_MS = 30 * 24 * 3_600_000;
+const SELF_SIGNED_RENEW_BEFORE_MS = 30 * 24 * 3_600_000;
 /** Before now, so that clients with a clock behind accept it. */
 const BACKDATE_MS = 24 * 3_600_000;
 

@@ -9,7 +9,7 @@ import { canonicalAddress, plainAddress } from './client-address.ts';
  * Proxies in a row that are looked through. A content network, a load balancer and an ingress are three. Beyond: the
  * last one looked at counts as the client.
  */
-export const MAX_FORWARDED_HOPS = 16;
+const MAX_FORWARDED_HOPS = 16;
 
 export interface TrustedProxies {
   has(address: string): boolean;

@@ -9,9 +9,9 @@ import { rejectedSpans } from './otlp.ts';
 import type { SendResult } from './span-export.ts';
 
 /** Bytes of an answer that are read: the few that say how many spans were refused. A longer one is not looked at. */
-export const MAX_RECEIVER_ANSWER_BYTES = 64 << 10;
+const MAX_RECEIVER_ANSWER_BYTES = 64 << 10;
 /** Bytes of the file with header fields; a longer one is a mistake. */
-export const MAX_TRACING_HEADERS_BYTES = 16 << 10;
+const MAX_TRACING_HEADERS_BYTES = 16 << 10;
 
 /** Answers after which the same export may be sent again. */
 const RETRYABLE: ReadonlySet<number> = new Set([429, 502, 503, 504]);

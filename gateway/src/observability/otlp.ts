@@ -9,7 +9,7 @@ export type AttributeValue = string | number | boolean;
 export type Attributes = Readonly<Record<string, AttributeValue | undefined>>;
 
 /** `SpanKind`. */
-export const SPAN_KINDS = { internal: 1, server: 2, client: 3 } as const;
+const SPAN_KINDS = { internal: 1, server: 2, client: 3 } as const;
 /** `StatusCode` of a span that failed; the others say nothing. */
 const STATUS_ERROR = 2;
 /** `SpanFlags`: sampled (W3C), and whether it is known, and true, that the parent lies in another process. */

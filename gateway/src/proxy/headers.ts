@@ -121,7 +121,7 @@ const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 const forwardedValue = (text: string): string => (TOKEN.test(text) ? text : `"${text.replaceAll(/["\\]/g, '\\$&')}"`);
 
 /** `::ffff:192.0.2.1` is 192.0.2.1 for everybody but the socket; a zone means nothing elsewhere. */
-export const plainAddress = (address: string): string => {
+const plainAddress = (address: string): string => {
   const bare = address.split('%', 1)[0]!;
   return /^::ffff:\d+\.\d+\.\d+\.\d+$/i.test(bare) ? bare.slice(7) : bare;
 };

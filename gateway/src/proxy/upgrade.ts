@@ -19,7 +19,7 @@ import { GatewayFailure } from './upstream-errors.ts';
  * Bytes behind the request head that are read before the upstream has answered, to notice a client that leaves. A
  * WebSocket client sends none (RFC 6455 section 4.1); what exceeds this waits in the client's own connection.
  */
-export const MAX_HELD_BYTES = 64 << 10;
+const MAX_HELD_BYTES = 64 << 10;
 
 export interface HeldBytes {
   /** Stops reading, and hands over what came. */

@@ -6,7 +6,7 @@ import type { Clock } from '../../../shared/src/clock.ts';
 import type { Directory } from '../directory/directory.ts';
 
 /** Until a failed check is made again, ms. Revocations bite within 10 s, of which this and the poll are two. */
-export const RECHECK_MS = 1_000;
+const RECHECK_MS = 1_000;
 
 export interface DirectoryChecks {
   readonly runner: (runnerId: string) => Promise<void>;

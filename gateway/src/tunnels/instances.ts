@@ -10,7 +10,7 @@ import type { InstanceEntry, RoutingTable } from './routing-table.ts';
  */
 export const INSTANCE_MEMORY_MS = 600_000;
 /** Instances without legs that are remembered for one runner; a crash loop makes one with each start. The oldest goes first. */
-export const REMEMBERED_INSTANCES = 4;
+const REMEMBERED_INSTANCES = 4;
 
 export interface Instances {
   /** The instance that a leg of this peer belongs to. */

@@ -34,7 +34,7 @@ export const joinRequestSchema = renewRequestSchema.extend({
 export type JoinRequest = z.output<typeof joinRequestSchema>;
 
 /** A JSON Web Key Set (RFC 7517): the public keys of the authority, current and previous. */
-export const jwksSchema = z.object({ keys: z.array(z.record(z.string(), z.unknown())).min(1).max(16) });
+const jwksSchema = z.object({ keys: z.array(z.record(z.string(), z.unknown())).min(1).max(16) });
 export type JsonWebKeySet = z.output<typeof jwksSchema>;
 
 export const enrolmentResponseSchema = z.object({

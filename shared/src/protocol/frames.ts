@@ -43,7 +43,7 @@ export const LANE_KIND = { small: 0x10, bulk: 0x20 } as const;
 export const laneName = (kind: number, number: number): number => kind | number;
 export const laneKind = (name: number): number => name & 0xf0;
 export const laneNumber = (name: number): number => name & 0x0f;
-export const OPEN_VERSION = 1;
+const OPEN_VERSION = 1;
 
 export const FRAME_HEADER_BYTES = 8;
 /** Largest DATA payload: one turn of a stream, so that a fat stream holds a thin one up by at most this much. */

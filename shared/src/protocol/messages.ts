@@ -29,7 +29,7 @@ export const MAX_ENVIRONMENTS_PARTS = 256;
 /** Live environments of one runner (design: 1,000); what is beyond is refused one by one with `environment_limit`. */
 export const MAX_ENVIRONMENTS = 1_000;
 /** Exposed ports of one environment. */
-export const MAX_PORTS_PER_ENVIRONMENT = 128;
+const MAX_PORTS_PER_ENVIRONMENT = 128;
 
 const id = z.string().refine(isId, ID_RULE);
 const shortText = z.string().max(256);
@@ -100,7 +100,7 @@ export type GatewayAddress = Readonly<z.output<typeof gatewayAddressSchema>>;
  * What a `hello` may ask for. `standby`: the leg takes no tunnel streams until `activate`; until then it `replaces`
  * nothing. For a client that dials by several ways and keeps one, and for one that measures.
  */
-export const LEG_FEATURES = ['standby'] as const;
+const LEG_FEATURES = ['standby'] as const;
 export type LegFeature = (typeof LEG_FEATURES)[number];
 
 const hello = z.object({

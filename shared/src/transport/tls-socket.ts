@@ -4,9 +4,9 @@ import { TransportError } from '../errors.ts';
 import { formatHostPort, unmapIPv4 } from './address.ts';
 
 /** RFC 5705 label of the keying material that ties a handshake to its TLS connection. */
-export const EXPORTER_LABEL = 'EXPORTER-gitpod-tunnel';
+const EXPORTER_LABEL = 'EXPORTER-gitpod-tunnel';
 /** As long as the hash of the strongest of the usual cipher suites needs it; two parties never meet by chance. */
-export const EXPORTER_BYTES = 32;
+const EXPORTER_BYTES = 32;
 
 /**
  * Keying material that only the two ends of this TLS connection have (RFC 5705, RFC 8446 section 7.5). Undefined below

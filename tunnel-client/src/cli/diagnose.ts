@@ -23,7 +23,7 @@ const SUMMARIES: Readonly<Record<'ok' | 'warning' | 'failed', string>> = {
 };
 
 /** For a person. */
-export const renderDiagnosis = ({ gateway, runnerId, checks }: Diagnosis): string => {
+const renderDiagnosis = ({ gateway, runnerId, checks }: Diagnosis): string => {
   const nameWidth = Math.max(...checks.map(({ name }) => name.length));
   const indent = ' '.repeat(nameWidth + 4);
   const rows = checks.flatMap(({ name, state, result, advice }) => {

@@ -72,7 +72,7 @@ const renderBody = ({ bytes, content, contentType, decoded, isTruncated, note }:
   return `\n(${printable(about.filter((part) => part !== undefined).join(', '))})\n${text}`;
 };
 
-export const renderExchange = (view: ExchangeView): string => {
+const renderExchange = (view: ExchangeView): string => {
   const { request, response, method, target, version, status, reason = '', note, state } = view;
   const line = method === undefined ? 'No HTTP' : `${method} ${printable(target ?? '')} HTTP/${version}`;
   const sections = [`${line}\n${renderFields(request.headers)}${renderBody(request.body)}`];

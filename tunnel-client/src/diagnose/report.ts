@@ -51,7 +51,7 @@ export const failed = (result: string, advice: string, data?: CheckResult['data'
 export const skipped = (result: string): Finding => ({ state: 'skipped', result });
 
 /** Checks of one way among several: they count as failures only where no other way is left. */
-export const PATH_CHECKS = ['name', 'quic', 'tcp', 'alpn', 'upgrade', 'certificate', 'leg'] as const;
+const PATH_CHECKS = ['name', 'quic', 'tcp', 'alpn', 'upgrade', 'certificate', 'leg'] as const;
 
 const isOfPath = ({ id }: CheckResult): boolean => PATH_CHECKS.some((kind) => id.startsWith(`${kind}:`));
 

@@ -2,7 +2,7 @@
  * What the inspector shows instead of secrets. Headers are known by name, the rest by the names that secrets usually
  * have: query parameters, members of JSON, fields of forms. That is a best effort, and docs/inspector.md says so.
  */
-export const REDACTED = '[redacted]';
+const REDACTED = '[redacted]';
 
 /** What the last word, or the last two, of a name may be: `x-csrf-token`, `clientSecret`, `private_key`. */
 const SECRET_WORDS: ReadonlySet<string> = new Set(

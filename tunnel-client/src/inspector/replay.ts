@@ -9,7 +9,7 @@ import type { KeptExchange } from './request-store.ts';
 /** Replays at once, each a connection to an application. Beyond it 429. */
 export const MAX_REPLAYS = 4;
 /** For all of a replay, ms; a response that has no end is cut then. */
-export const REPLAY_TIMEOUT_MS = 30_000;
+const REPLAY_TIMEOUT_MS = 30_000;
 
 /** Why a request cannot be sent again; undefined when it can. */
 export const whyNoReplay = ({ line, fields, isRequestComplete, bodies, state }: KeptExchange): string | undefined => {

@@ -6,7 +6,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { BLOCK_BYTES } from './log-source.ts';
 
 /** Blocks of all logs of a client, 16 MiB: what some hundred followers near the end of their logs need. */
-export const CACHED_BLOCKS = 256;
+const CACHED_BLOCKS = 256;
 
 /** The file is shorter than it was a moment ago. */
 export class TruncatedError extends Error {
@@ -18,12 +18,6 @@ interface Block {
   /** Bytes that are valid. */
   length: number;
   loading: Promise<void> | undefined;
-}
-
-export interface BlockCacheStats {
-  readonly reads: number;
-  readonly bytesRead: number;
-  readonly blocks: number;
 }
 
 export interface CachedFile {

@@ -6,7 +6,7 @@ import type { Readable } from 'node:stream';
 import { BLOCK_BYTES, countNewlines, wholeCharacters } from './log-source.ts';
 
 /** What is kept of a command's output, blocks: 4 MiB, some 40,000 lines. Who is further behind skips lines. */
-export const KEPT_BLOCKS = 64;
+const KEPT_BLOCKS = 64;
 /** A line longer than this is not waited for, bytes. */
 const MAX_LINE_BYTES = BLOCK_BYTES;
 const NEWLINE = 10;

@@ -15,7 +15,7 @@ export const HEAD_BYTES = 256;
 const ANCHOR_BYTES = 64;
 
 /** Something other than a file stands at the path of a log. */
-export class NotAFileError extends Error {
+class NotAFileError extends Error {
   override readonly name = 'NotAFileError';
   readonly code = 'ENOTFILE';
 }

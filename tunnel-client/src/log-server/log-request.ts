@@ -2,7 +2,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { LogStart } from './log-source.ts';
 
-export const LOG_PATH = '/logs';
+const LOG_PATH = '/logs';
 
 export interface LogRequest {
   readonly format: 'text' | 'events';

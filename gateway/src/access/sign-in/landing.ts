@@ -6,7 +6,7 @@ import { admissionOf, type AdmissionPolicy } from '../admission.ts';
 import type { ListedEnvironment } from './pages.ts';
 
 /** Environments on the page; somebody with more knows their addresses. Beyond: counted, not shown. */
-export const MAX_LISTED_ENVIRONMENTS = 100;
+const MAX_LISTED_ENVIRONMENTS = 100;
 
 const AUDIENCES: Readonly<Record<Admission, (organization: string | undefined) => string>> = {
   everyone: () => 'open to everyone',

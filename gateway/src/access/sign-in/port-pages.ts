@@ -23,7 +23,7 @@ const AUTH_PATH = `${OWN_PATHS}auth`;
 const CHAIN_PATH = `${OWN_PATHS}chain`;
 
 /** Time to sign in, ms: that of a login, and a little. */
-export const STATE_LIFETIME_MS = 10 * 60 * 1_000;
+const STATE_LIFETIME_MS = 10 * 60 * 1_000;
 
 export interface AskedPort {
   readonly environmentId: string;

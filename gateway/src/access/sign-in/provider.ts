@@ -18,7 +18,7 @@ import type { Login } from './login.ts';
 /** An answer of the provider, ms. Beyond: the sign-in fails with "the provider does not answer". */
 const PROVIDER_TIMEOUT_MS = 10_000;
 /** Metadata that is older is read again, ms; the old one serves until the new one is there. */
-export const METADATA_MAX_AGE_MS = 60 * 60 * 1_000;
+const METADATA_MAX_AGE_MS = 60 * 60 * 1_000;
 /** While the provider has never answered, it is asked this often, ms. */
 const DISCOVERY_RETRY_MS = 15_000;
 /** And for a visitor who wants to sign in, but not more often than this, ms. */

@@ -14,7 +14,7 @@ import { MAX_USER_LENGTH } from '../tokens.ts';
 import type { Identity } from './claims.ts';
 import { randomValue } from './random-value.ts';
 
-export const SESSION_COOKIE = '__Host-gitpod_session';
+const SESSION_COOKIE = '__Host-gitpod_session';
 /** A working day. Sessions at ports end with it at the latest. */
 export const SESSION_LIFETIME_MS = 8 * 60 * 60 * 1_000;
 

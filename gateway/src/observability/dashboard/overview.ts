@@ -3,7 +3,7 @@ import type { EnvironmentBinding, Runner } from '../../directory/directory.ts';
 import type { EnvironmentInfo, LegInfo } from '../../tunnels/registry-status.ts';
 
 /** Rows of one answer at most; the page asks for a hundred more at a time. The rest is found with the filter. */
-export const MAX_ROWS = 1_000;
+const MAX_ROWS = 1_000;
 /** Characters of a filter that count. */
 const MAX_FILTER_CHARACTERS = 200;
 /** Environments in the row of a runner; its page has all. */

@@ -5,7 +5,7 @@ import type { Clock } from '../../../../shared/src/clock.ts';
 /** Events that are kept for one runner; the oldest goes first. */
 export const MAX_EVENTS = 50;
 /** Runners of which events are kept; the one that was quiet the longest is forgotten first. About 10 MB at the worst. */
-export const MAX_RUNNERS = 2_000;
+const MAX_RUNNERS = 2_000;
 
 export interface RunnerEvent {
   /** ms since the epoch. */
