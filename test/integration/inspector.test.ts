@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { createServer, type AddressInfo } from 'node:net';
-import type { Duplex, Readable } from 'node:stream';
+import { type Duplex, Readable } from 'node:stream';
 import { after, before, describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { WebSocket, WebSocketServer } from 'ws';
@@ -60,6 +60,14 @@ const answer = async (request: IncomingMessage, response: ServerResponse): Promi
     response.write('data: one\n\n');
     endEvents = () => void response.end('data: two\n\n');
     return;
+  }
+  if (pathname === '/endless') {
+    const endless = Readable.from(
+      (function* () {
+        for (;;) yield LARGE.subarray(0, 64 << 10);
+      })(),
+    );
+    return void endless.pipe(response.once('close', () => endless.destroy()));
   }
   if (pathname === '/cut') {
     response.writeHead(200, { 'content-length': '10' });
@@ -193,6 +201,26 @@ describe('the inspector', () => {
     const { content } = download.response.body;
     assert.ok(content?.kind === 'base64');
     assert.ok(Buffer.from(content.text, 'base64').equals(LARGE.subarray(0, KEPT_BODY_BYTES)));
+  });
+
+  it('waits no less than without it for who does not read', async () => {
+    const outgoing = httpsRequest(way.to(host, '/endless'));
+    outgoing.end();
+    const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+    const passed = (): number =>
+      inspector.list(ENVIRONMENT).find(({ target: of }) => of === '/endless')?.responseBytes ?? 0;
+    // Nothing more comes while nobody reads: a second of looks.
+    let [last, looks] = [-1, 0];
+    await until(() => {
+      looks = passed() === last ? looks + 1 : 0;
+      last = passed();
+      return last > 0 && looks > 50;
+    });
+    let received = 0;
+    response.on('data', (chunk: Buffer) => (received += chunk.length));
+    await until(() => received > last && passed() > last);
+    response.destroy();
+    await seen('/endless');
   });
 
   it('shows events while they come', async () => {
