@@ -10,11 +10,11 @@ import { runInNewContext } from 'node:vm';
 const HEAP_GROWTH_PERCENT = 200;
 /**
  * Payload after which young objects are collected, bytes: nearly all of it belongs to them, and to look at them takes
- * half a millisecond. V8 comes to it only when they fill 16 MiB by themselves, and starts a full collection for 64 MiB.
+ * half a millisecond. V8 comes to it only when they fill 16 MiB by themselves, and starts full collections from some 36 MiB on.
  */
-const PAYLOAD_BYTES = 16 << 20;
-/** Between looks at how much there is, ms: 20 MiB at 400 MiB/s. */
-const BUSY_LOOK_MS = 50;
+const PAYLOAD_BYTES = 8 << 20;
+/** Between looks at how much there is, ms: 8 MiB at 400 MiB/s. */
+const BUSY_LOOK_MS = 20;
 /** The same while there is no more than at the last look, ms. */
 const QUIET_LOOK_MS = 250;
 
