@@ -10,7 +10,7 @@ import { createRequestStore } from '../../tunnel-client/src/inspector/request-st
 
 const REQUESTS = 200_000;
 const CHUNK_BYTES = 64 << 10;
-const MEBIBYTES = 4_096;
+const MEBIBYTES = 1_024;
 
 const store = createRequestStore({ clock: systemClock, onChange: () => undefined });
 const sink = store.sink({
