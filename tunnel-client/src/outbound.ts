@@ -103,7 +103,7 @@ export interface OutboundOptions {
  * connects with small packets; the first one of TLS has full size (a key exchange that quantum computers do not break
  * takes 1.2 KB), and gets lost where the way is narrower than its ends know.
  */
-const TLS_SILENCE_MS = 4_500;
+export const TLS_SILENCE_MS = 4_500;
 
 /** What one connection has come to, for the message when it fails. */
 interface Attempt {
