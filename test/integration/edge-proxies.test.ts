@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
+import { connect as connectHttp2, constants, type ClientHttp2Session } from 'node:http2';
 import { connect, type Socket } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
@@ -25,6 +25,9 @@ const trusting = (protocol: ProxyProtocol = 'optional', options: EdgeTestOptions
 const request = (fields: readonly string[] = [], path = '/', host = HOST): string =>
   [`GET ${path} HTTP/1.1`, `Host: ${host}`, ...fields, 'Connection: close', '', ''].join('\r\n');
 const MARKED = 'X-Forwarded-Proto: https';
+/** More than Node lets pass on one connection of HTTP/2. */
+const RESETS = 3_000;
+const RESETS_AT_ONCE = 50;
 const WEBSOCKET = ['Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='];
 type EdgeTestHandlers = NonNullable<EdgeTestOptions['handlers']>;
 
@@ -155,6 +158,25 @@ describe('a plain listener behind a trusted proxy', () => {
       }
       const plain = await h2Get(session, { ':scheme': 'https' });
       assert.deepEqual([plain.status, plain.location], [308, `https://${HOST}/`]);
+    } finally {
+      session.close();
+    }
+  });
+
+  it('bears as many resets as its clients are, which would be an attack of one', async () => {
+    const session = connectHttp2(`http://127.0.0.1:${edge.plainPort}`);
+    try {
+      const marked = { ':scheme': 'https', 'x-forwarded-proto': 'https' };
+      for (let sent = 0; sent < RESETS; sent += RESETS_AT_ONCE) {
+        const streams = Array.from({ length: RESETS_AT_ONCE }, () => {
+          const stream = session.request({ ':path': '/', ':authority': HOST, ...marked });
+          stream.on('error', () => {});
+          stream.close(constants.NGHTTP2_CANCEL);
+          return once(stream, 'close');
+        });
+        await Promise.all(streams);
+      }
+      assert.equal((await h2Get(session, marked)).status, 200);
     } finally {
       session.close();
     }
