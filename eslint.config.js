@@ -123,7 +123,7 @@ export default defineConfig(
     rules: { 'no-control-regex': 'off' },
   },
   {
-    files: ['gateway/src/observability/dashboard/page/*.js'],
+    files: ['gateway/src/observability/dashboard/page/*.js', 'shared/src/page/*.js'],
     languageOptions: {
       globals: Object.fromEntries(
         'document location localStorage fetch URLSearchParams addEventListener setTimeout clearTimeout'

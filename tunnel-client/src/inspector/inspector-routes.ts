@@ -13,13 +13,13 @@
  * All but the first two need the token or a session of it: these are the data of users. A session is good for nothing
  * else of the listener. Where the option is off there is nothing of it.
  */
-import { readFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import * as z from 'zod';
 import type { Clock } from '../../../shared/src/clock.ts';
 import { isId } from '../../../shared/src/hostname.ts';
 import { isAuthorized } from '../../../shared/src/identity/internal-token.ts';
 import { createPageSessions, type PageSessions } from '../../../shared/src/identity/page-session.ts';
+import { PAGE_POLICY, readPageFiles } from '../../../shared/src/page-files.ts';
 import { createEventSubscribers, type EventSubscribers } from '../event-stream.ts';
 import { HttpProblem, readBody, sendJson } from '../internal-http.ts';
 import type { Logger } from '../logger.ts';
@@ -41,41 +41,11 @@ const SESSION_HEADER = 'inspector-key';
 const SESSION_PATH = '/inspector/session';
 
 const PAGE_HEADERS = {
-  'content-security-policy': [
-    "default-src 'none'",
-    "script-src 'self'",
-    "style-src 'self'",
-    "connect-src 'self'",
-    'img-src data:',
-    "base-uri 'none'",
-    "form-action 'none'",
-    "frame-ancestors 'none'",
-  ].join('; '),
+  'content-security-policy': PAGE_POLICY,
   'referrer-policy': 'no-referrer',
   'cross-origin-opener-policy': 'same-origin',
   'cross-origin-resource-policy': 'same-origin',
 };
-
-const FILES: readonly (readonly [path: string, name: string, type: string])[] = [
-  ['/inspector', 'inspector.html', 'text/html'],
-  ['/inspector/inspector.css', 'inspector.css', 'text/css'],
-  ...['api.js', 'body.js', 'details.js', 'dom.js', 'format.js', 'list.js', 'main.js'].map(
-    (name) => [`/inspector/${name}`, name, 'text/javascript'] as const,
-  ),
-];
-
-interface PageFile {
-  readonly type: string;
-  readonly body: Buffer;
-}
-/** By path. Throws when a file is missing. */
-const readPageFiles = (): ReadonlyMap<string, PageFile> =>
-  new Map(
-    FILES.map(([path, name, type]) => [
-      path,
-      { type: `${type}; charset=utf-8`, body: readFileSync(new URL(`./page/${name}`, import.meta.url)) },
-    ]),
-  );
 
 const REPLAY_STATUS: Readonly<Record<ReplayError['code'], number>> = {
   not_found: 404,
@@ -195,7 +165,13 @@ export const createInspectorRoutes = (deps: {
       close: () => undefined,
     };
   }
-  const files = readPageFiles();
+  const files = readPageFiles({
+    directory: new URL('./page/', import.meta.url),
+    path: '/inspector',
+    html: 'inspector.html',
+    folder: '/inspector',
+    others: ['inspector.css', 'api.js', 'body.js', 'details.js', 'format.js', 'list.js', 'main.js'],
+  });
   const sessions = createPageSessions({ clock, token }, { name: 'tunnel_client_inspector' });
   const subscribers = createEventSubscribers();
   return {
@@ -208,7 +184,7 @@ export const createInspectorRoutes = (deps: {
       const file = files.get(path);
       if (file) {
         allowOnly(['GET'], request, response);
-        const headers = { ...PAGE_HEADERS, 'content-type': file.type, 'content-length': file.body.length };
+        const headers = { ...PAGE_HEADERS, 'content-type': file.contentType, 'content-length': file.body.length };
         return void response.writeHead(200, headers).end(file.body);
       }
       if (path === SESSION_PATH) {

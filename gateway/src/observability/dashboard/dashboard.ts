@@ -19,11 +19,11 @@ import { isAuthorized } from '../../../../shared/src/identity/internal-token.ts'
 import { createPageSessions } from '../../../../shared/src/identity/page-session.ts';
 import type { Leg, LegEnd } from '../../../../shared/src/protocol/leg.ts';
 import type { EnvironmentResult } from '../../../../shared/src/protocol/messages.ts';
+import { PAGE_POLICY, readPageFiles } from '../../../../shared/src/page-files.ts';
 import type { Directory } from '../../directory/directory.ts';
 import type { TunnelRegistry } from '../../tunnels/registry.ts';
 import type { Logger } from '../log.ts';
 import { buildOverview, describeBindings, stateOf } from './overview.ts';
-import { PAGE_POLICY, readPageFiles } from './page-files.ts';
 import { createRunnerEvents } from './runner-events.ts';
 import { createKnownRunners } from './runners.ts';
 import { createTraffic, SAMPLE_INTERVAL_MS, type TunnelReading } from './traffic.ts';
@@ -85,7 +85,13 @@ export const createDashboard = (deps: DashboardDeps): Dashboard => {
   const events = createRunnerEvents({ clock });
   const runners = createKnownRunners({ directory, events, log });
   const traffic = createTraffic({ clock, tunnels: deps.tunnels });
-  const files = readPageFiles();
+  const files = readPageFiles({
+    directory: new URL('./page/', import.meta.url),
+    path: '/',
+    html: 'dashboard.html',
+    folder: '/dashboard',
+    others: ['dashboard.css', 'api.js', 'chart.js', 'format.js', 'main.js', 'overview.js', 'runner.js'],
+  });
 
   const registerReads = (app: FastifyInstance): void => {
     app.get('/dashboard/overview', async (request, reply) => {

@@ -1,22 +1,10 @@
-/** The browser's half of the session, requests that carry it, and the stream of events. The cookie is the other half. */
-const STORED = 'tunnel-client-inspector-key';
+/** Requests that carry the session, and the stream of events. */
+import { createSession } from './session.js';
 
-export const hasKey = () => localStorage.getItem(STORED) !== null;
-export const forget = () => localStorage.removeItem(STORED);
-
-export const openSession = async (token) => {
-  const response = await fetch('/inspector/session', {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ token }),
-  });
-  if (!response.ok) return false;
-  localStorage.setItem(STORED, (await response.json()).key);
-  return true;
-};
+export const session = createSession('tunnel-client-inspector-key', '/inspector/session');
 
 const send = async (path, options) => {
-  const headers = { 'inspector-key': localStorage.getItem(STORED) ?? '' };
+  const headers = { 'inspector-key': session.key() };
   let response;
   try {
     response = await fetch(`/v1/inspector/environments${path}`, { ...options, headers });

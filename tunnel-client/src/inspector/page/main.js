@@ -1,5 +1,5 @@
 /** Puts the page together: who may see it, of which environment, and the events that keep it up to date. */
-import { ask, follow, forget, hasKey, openSession } from './api.js';
+import { ask, follow, session } from './api.js';
 import { createDetails } from './details.js';
 import { byId, confirmed, el } from './dom.js';
 import { createList } from './list.js';
@@ -42,7 +42,7 @@ const showGate = () => {
 const failed = ({ status, message, name }) => {
   if (name === 'AbortError') return;
   if (status === 401) {
-    forget();
+    session.forget();
     return showGate();
   }
   say(status === 0 || status === undefined ? 'no answer' : message, 'stop');
@@ -82,7 +82,7 @@ const followRequests = async (environment) => {
     } catch (error) {
       if (!mine.signal.aborted) failed(error);
     }
-    if (!hasKey()) return;
+    if (!session.hasKey()) return;
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 };
@@ -109,7 +109,6 @@ const showEnvironments = (environments) => {
   }
   select.hidden = ids.length === 0;
   if (shown.environment === undefined && ids[0] !== undefined) location.hash = `#/${ids[0]}`;
-  if (ids.length === 0) byId('found').textContent = 'No requests yet.';
 };
 
 const refreshEnvironments = async () => {
@@ -137,7 +136,7 @@ byId('login').addEventListener('submit', async (event) => {
   event.preventDefault();
   byId('problem').textContent = '';
   try {
-    if (await openSession(byId('token').value.trim())) {
+    if (await session.open(byId('token').value.trim())) {
       byId('token').value = '';
       return void refreshEnvironments();
     }
@@ -147,7 +146,7 @@ byId('login').addEventListener('submit', async (event) => {
   }
 });
 byId('leave').addEventListener('click', () => {
-  forget();
+  session.forget();
   showGate();
 });
 byId('clear').addEventListener('click', async () => {
@@ -167,8 +166,8 @@ byId('environment').addEventListener('change', ({ target }) => {
 });
 addEventListener('hashchange', readAddress);
 document.addEventListener('visibilitychange', () => {
-  if (document.visibilityState === 'visible' && hasKey()) void refreshEnvironments();
+  if (document.visibilityState === 'visible' && session.hasKey()) void refreshEnvironments();
 });
 
-if (hasKey()) void refreshEnvironments();
+if (session.hasKey()) void refreshEnvironments();
 else showGate();

@@ -2,7 +2,7 @@
 import { byId } from './dom.js';
 import { createOverview } from './overview.js';
 import { createRunnerPage } from './runner.js';
-import { ask, forget, hasKey, openSession } from './session.js';
+import { ask, session } from './api.js';
 
 /** Between an answer and the next question, ms. Nothing is asked while nobody looks. */
 const INTERVAL_MS = 2_000;
@@ -22,7 +22,7 @@ const showGate = () => {
 };
 const failed = ({ status }) => {
   if (status === 401) {
-    forget();
+    session.forget();
     return showGate();
   }
   say(status === 0 ? 'no answer' : `error ${status}`, 'stop');
@@ -64,7 +64,7 @@ byId('login').addEventListener('submit', async (event) => {
   event.preventDefault();
   byId('problem').textContent = '';
   try {
-    if (await openSession(byId('token').value.trim())) {
+    if (await session.open(byId('token').value.trim())) {
       byId('token').value = '';
       return void refresh();
     }
@@ -76,13 +76,13 @@ byId('login').addEventListener('submit', async (event) => {
 byId('leave').addEventListener('click', () => {
   clearTimeout(timer);
   question += 1;
-  forget();
+  session.forget();
   showGate();
 });
 addEventListener('hashchange', () => void refresh());
 document.addEventListener('visibilitychange', () => {
-  if (document.visibilityState === 'visible' && hasKey()) void refresh();
+  if (document.visibilityState === 'visible' && session.hasKey()) void refresh();
 });
 
-if (hasKey()) void refresh();
+if (session.hasKey()) void refresh();
 else showGate();

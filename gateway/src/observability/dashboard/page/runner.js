@@ -2,7 +2,7 @@
 import { byId, confirmed, el } from './dom.js';
 import { bytesPerSecond, count, dateTime, duration, milliseconds, plural, stateName } from './format.js';
 import { legChip } from './overview.js';
-import { ask } from './session.js';
+import { ask } from './api.js';
 
 const table = (heads, rows) =>
   el(

@@ -1,7 +1,7 @@
-/** Elements are made with text, never with markup: what is shown here was written by applications and their visitors. */
+/** Elements are made with text, never with markup: what is shown was written by runners, applications and visitors. */
 export const byId = (id) => document.getElementById(id);
 
-/** `el('p.note', { title }, 'text', child)`; `false` and `undefined` among the children are left out. */
+/** `el('td.n', { title }, 'text', child)`; `false` and `undefined` among the children are left out. */
 export const el = (name, attributes = {}, ...children) => {
   const [tag, ...classes] = name.split('.');
   const element = document.createElement(tag);
