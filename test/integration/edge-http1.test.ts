@@ -173,6 +173,21 @@ test('a body that breaks off into nonsense fails its request with 400 and reache
   assert.ok(exchange.signal.aborted, 'the forwarder is told');
 });
 
+test('no exchange has an accessor of its own: V8 would keep each until a full collection', async (t) => {
+  const own = await startFor(t, {});
+  const socket = await own.connect({ ALPNProtocols: ['http/1.1'] });
+  const answer = readAll(socket);
+  socket.write(get(`Host: ${HOST}\r\nConnection: close\r\n`));
+  await answer;
+  const { exchange } = own.forwarded[0]!;
+  const properties = Object.entries(Object.getOwnPropertyDescriptors(exchange));
+  assert.ok(properties.length > 10);
+  assert.deepEqual(
+    properties.filter(([, { get: accessor }]) => accessor).map(([name]) => name),
+    [],
+  );
+});
+
 test('a client that leaves aborts its exchange; the access log says 499', async (t) => {
   let started!: () => void;
   const atForwarder = new Promise<void>((resolve) => (started = resolve));
