@@ -9,8 +9,12 @@ tuneGarbageCollection();
 const stop = new AbortController();
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   process.on(signal, () => {
-    // The second signal ends at once, with the code a shell expects: 130 or 143.
-    if (stop.signal.aborted) process.exit(128 + constants.signals[signal]);
+    // The second signal ends at once, with the code a shell expects: 130 or 143. What would write its last lines first is
+    // not asked: it waits for whoever does not read them.
+    if (stop.signal.aborted) {
+      process.removeAllListeners('exit');
+      process.exit(128 + constants.signals[signal]);
+    }
     stop.abort(new Error(`the process was asked to end (${signal})`));
   });
 }

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { formatHostPort } from '../../../shared/src/transport/address.ts';
 import { createLogger, createLogSink } from '../observability/log.ts';
-import type { Logger } from '../observability/log.ts';
+import type { Logger, LogSink } from '../observability/log.ts';
 import { loadConfig } from './context.ts';
 import type { CliWorld } from './context.ts';
 import { createHumanLog } from './human-log.ts';
@@ -14,9 +14,12 @@ const STDOUT = 1;
 const LAST_LINES_MS = 1_000;
 
 /** Lines go out in the background; the last ones are waited for. */
-const flush = (log: Logger): Promise<void> =>
+const flush = (log: Logger, sink: LogSink | undefined): Promise<void> =>
   new Promise((resolve) => {
-    const timer = setTimeout(resolve, LAST_LINES_MS);
+    const timer = setTimeout(() => {
+      sink?.discard();
+      resolve();
+    }, LAST_LINES_MS);
     log.flush(() => {
       clearTimeout(timer);
       resolve();
@@ -63,6 +66,6 @@ export const serve = async (world: CliWorld, options: { readonly config?: string
     // Asked to end before it was up: that is no failure.
     if (!world.stop.aborted) throw error;
   } finally {
-    await flush(log);
+    await flush(log, sink);
   }
 };

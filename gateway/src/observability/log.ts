@@ -50,6 +50,8 @@ export interface LogSink {
   readonly destination: DestinationStream;
   /** Lines that were lost because {@link MAX_LOG_BUFFER_BYTES} waited already. */
   dropped(): number;
+  /** Gives up the lines that wait. Otherwise they are written when the process exits, which then waits for a stuck sink. */
+  discard(): void;
 }
 
 /** Writes to a file descriptor in the background. */
@@ -63,7 +65,7 @@ export const createLogSink = (fd: number): LogSink => {
   });
   let dropped = 0;
   destination.on('drop', () => void dropped++);
-  return { destination, dropped: () => dropped };
+  return { destination, dropped: () => dropped, discard: () => destination.destroy() };
 };
 
 export interface LogOptions {
