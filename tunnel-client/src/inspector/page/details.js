@@ -33,6 +33,7 @@ const facts = (view) => {
     el('span', {}, durationMs === undefined ? 'still open' : `${duration(durationMs)} in all`),
     view.version && el('span', {}, `HTTP/${view.version}, port ${view.port}`),
     interim.length > 0 && el('span', {}, `before it ${interim.join(', ')}`),
+    view.noReplay !== undefined && el('span', {}, `cannot be sent again: ${view.noReplay}`),
     replayOf !== undefined && el('a', { href: `#/${environmentId}/${replayOf}` }, `again ${replayOf}`),
   );
 };
@@ -51,7 +52,6 @@ const page = (view, replay) => {
     {
       type: 'button',
       disabled: view.noReplay !== undefined,
-      title: view.noReplay === undefined ? undefined : `Not possible: ${view.noReplay}`,
       onclick: async () => {
         again.disabled = true;
         try {

@@ -67,10 +67,13 @@ export const createList = ({ keep }) => {
       if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
     });
     while (list.children.length > nodes.length) list.lastElementChild.remove();
+    const older = requests.length >= keep() ? ', older ones are gone' : '';
     byId('found').textContent =
-      words.length === 0
-        ? `${plural(requests.length, 'request')}${requests.length >= keep() ? ', older ones are gone' : ''}`
-        : `${shown.length} of ${plural(requests.length, 'request')}`;
+      requests.length === 0
+        ? 'No requests yet. Open a port of an environment: what passes appears here.'
+        : words.length > 0
+          ? `${shown.length} of ${plural(requests.length, 'request')}`
+          : `${plural(requests.length, 'request')}${older}`;
   };
   const plan = () => {
     if (isPlanned) return;
@@ -78,6 +81,7 @@ export const createList = ({ keep }) => {
     requestAnimationFrame(render);
   };
   byId('filter').addEventListener('input', plan);
+  plan();
 
   return {
     merge(changed) {
