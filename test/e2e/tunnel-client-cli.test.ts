@@ -125,6 +125,21 @@ describe('tunnel-client', { timeout: 120_000 }, () => {
     assert.match(down.stderr, /No tunnel client answers at unix:/);
   });
 
+  it('keeps the last requests where it is asked to, for another process to read', async (t) => {
+    const prepared = await prepare(t);
+    const { gateway, port, common } = prepared;
+    const exposing = ['--expose', String(port), '--environment', 'demo', '--admission', 'everyone'];
+    const program = start(t, 'run', ...connectFlags(prepared), ...common, ...exposing, '--inspector');
+    await program.waitForOutput(/The inspector is on/);
+    await program.waitForOutput(new RegExp(`https://${port}--demo`));
+    assert.equal((await fetchOnce(gateway.httpsPort, portHost('demo', port), '/hello?token=s3cr3t')).status, 200);
+    const table = await run('inspect', 'demo', ...common);
+    assert.equal(table.code, 0, table.stderr);
+    assert.match(table.stdout, / 200 .* GET \/hello\?token=\[redacted\]$/m);
+    program.child.kill('SIGTERM');
+    assert.deepEqual(await program.exited, { code: 0, signal: null });
+  });
+
   it('follows its file: environments come and go without a new connection, and a broken file changes nothing', async (t) => {
     const prepared = await prepare(t);
     const { gateway, directory, common, port, url, runnerId } = prepared;
