@@ -1,35 +1,20 @@
 /**
- * A log in a file that somebody else writes. Rotation (renamed, a new file made), truncation (copied and emptied) and
- * re-creation (deleted and made anew) begin a new generation; the offsets go on. A generation that was renamed or
- * deleted is read to its end and stays readable for a while.
+ * A log in a file that somebody else writes: which files it has been is kept in file-generations.ts.
  *
  * The file is looked at when its directory tells of a change and each second; it is read only as far as a follower asks
  * for it, through a cache that all share.
  */
-import { readdir, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { Logger } from '../logger.ts';
 import { type BlockCache, TruncatedError } from './block-cache.ts';
-import { countLinesFrom, createFileCursor, type FileCursor, findTail } from './file-cursor.ts';
-import type { FileHistory, HistoryStore } from './file-history.ts';
+import { createFileCursor, type FileCursor, findTail } from './file-cursor.ts';
+import { createFileGenerations } from './file-generations.ts';
+import type { HistoryStore } from './file-history.ts';
 import { watchLogFile } from './file-watch.ts';
-import { createGeneration, type Generation, hasHead, HEAD_BYTES, openLogFile } from './generation.ts';
 import { createChangeSignal, type LogSource, type LogStart } from './log-source.ts';
 
 /** A log that nobody follows is watched for so long, ms: a follower that lost its leg comes back within. */
 const LINGER_MS = 600_000;
-/** Files held open beside the current one. Beyond it the oldest is dropped, and who still reads there skips its rest. */
-const KEPT_FILES = 2;
-/** A file that was rotated away is held open as long, ms: as long as it is, a deleted one takes space on the disk. */
-const KEPT_MS = 600_000;
-/** Siblings that are searched for the file that was rotated away while nobody looked. */
-const SEARCHED_SIBLINGS = 64;
-/**
- * The numbering goes on so far behind the last known byte when the log changed while nobody looked (1 TiB): no offset
- * that was told before can mean a byte of the new file.
- */
-const UNSEEN_GAP_BYTES = 2 ** 40;
 
 export interface FileSourceDeps {
   readonly clock: Clock;
@@ -38,17 +23,12 @@ export interface FileSourceDeps {
   readonly history: HistoryStore;
 }
 
-type Opened = Awaited<ReturnType<typeof openLogFile>>;
-const errorCode = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
-
 export const createFileSource = (deps: FileSourceDeps, options: { path: string }): LogSource => {
-  const { clock, log, cache, history } = deps;
+  const { clock, log } = deps;
   const { path } = options;
   const change = createChangeSignal();
   const cursors = new Set<FileCursor>();
-  const ended = { reads: 0, bytesRead: 0 };
-  let generations: Generation[] = [];
-  let known: FileHistory | undefined;
+  const generations = createFileGenerations({ ...deps, cursors, onChange: change.raise }, { path });
   let users = 0;
   let starting: Promise<void> | undefined;
   let stopping: Promise<void> | undefined;
@@ -57,168 +37,12 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
   let closed = false;
   let watching: ReturnType<typeof watchLogFile> | undefined;
   let cancelLinger = (): void => undefined;
-  const cancelKept = new Set<() => void>();
-
-  const nextBase = (): number => {
-    const last = generations.at(-1);
-    if (last) return last.base + last.length();
-    return known ? known.base + known.size + UNSEEN_GAP_BYTES : 0;
-  };
-
-  // ---- generations
-
-  const save = async (): Promise<void> => {
-    const last = generations.at(-1);
-    if (!last) return;
-    try {
-      const { dev, ino, base } = last;
-      known = { version: 1, path, dev, ino, base, size: last.size(), head: await last.head() };
-      await history.save(known);
-    } catch (error) {
-      log.warn({ err: error, path }, 'the position in a log cannot be kept: its offsets may not go on after a restart');
-    }
-  };
-
-  const add = async (opened: Opened, base: number, isReset: boolean): Promise<Generation> => {
-    const generation = createGeneration({ cache }, { ...opened, base, isReset });
-    await generation.grow();
-    generations = [...generations, generation];
-    return generation;
-  };
-
-  const closeGeneration = async (generation: Generation): Promise<void> => {
-    const { reads, bytesRead } = generation.stats();
-    ended.reads += reads;
-    ended.bytesRead += bytesRead;
-    await generation.close().catch((error: unknown) => log.warn({ err: error, path }, 'closing a log failed'));
-  };
-
-  /** Takes a generation away; who still reads there is told how many lines that costs, if they can be counted. */
-  const drop = (generation: Generation, canBeRead: boolean): void => {
-    if (!generations.includes(generation)) return;
-    generations = generations.filter((entry) => entry !== generation);
-    const offsets: number[] = [];
-    const counted = Promise.withResolvers<ReadonlyMap<number, number> | undefined>();
-    for (const cursor of cursors) {
-      cursor.onDropped(generation, async (offset) => {
-        offsets.push(offset);
-        return (await counted.promise)?.get(offset);
-      });
-    }
-    (canBeRead ? countLinesFrom(generation, offsets) : Promise.resolve(undefined))
-      .then(counted.resolve, (error: unknown) => {
-        log.warn({ err: error, path }, 'the lines of a rotated log could not be counted');
-        counted.resolve(undefined);
-      })
-      .then(() => closeGeneration(generation))
-      .catch(() => undefined);
-  };
-
-  const keepForAWhile = (generation: Generation): void => {
-    const cancel = clock.timer(KEPT_MS, () => {
-      cancelKept.delete(cancel);
-      drop(generation, true);
-      change.raise();
-    });
-    cancelKept.add(cancel);
-    while (generations.length > KEPT_FILES + 1) drop(generations[0] as Generation, true);
-  };
-
-  /** The file that was known and is not under its path any more: log rotation renames within a directory. */
-  const findRotated = async (was: FileHistory): Promise<Opened | undefined> => {
-    const name = basename(path);
-    const names = (await readdir(dirname(path))).filter((entry) => entry.startsWith(name) && entry !== name);
-    for (const entry of names.slice(0, SEARCHED_SIBLINGS)) {
-      const candidate = join(dirname(path), entry);
-      const stats = await stat(candidate).catch(() => undefined);
-      if (!stats?.isFile() || stats.ino !== was.ino || stats.dev !== was.dev) continue;
-      const opened = await openLogFile(candidate).catch(() => undefined);
-      if (opened && (await hasHead(opened.handle, was.head))) return opened;
-      await opened?.handle.close();
-    }
-    return undefined;
-  };
-
-  /** The first file that is seen: the one that was known before, the one that took its place, or simply the first. */
-  const adopt = async (opened: Opened): Promise<void> => {
-    const { handle, identity } = opened;
-    const was = known;
-    if (!was) {
-      await add(opened, 0, false);
-    } else if (identity.ino === was.ino && identity.dev === was.dev) {
-      const isSame = (await handle.stat()).size >= was.size && (await hasHead(handle, was.head));
-      await add(opened, isSame ? was.base : nextBase(), !isSame);
-    } else {
-      const rotated = await findRotated(was);
-      if (rotated) {
-        const generation = await add(rotated, was.base, false);
-        generation.seal();
-        keepForAWhile(generation);
-      }
-      await add(opened, nextBase(), rotated === undefined);
-    }
-    await save();
-  };
-
-  const tryOpen = async (): Promise<Opened | undefined> => {
-    try {
-      return await openLogFile(path);
-    } catch (error) {
-      if (errorCode(error) === 'ENOENT') return undefined;
-      throw error;
-    }
-  };
-
-  const onTruncated = async (current: Generation): Promise<void> => {
-    const opened = await tryOpen();
-    // Gone from its path as well: the next look finds what comes there.
-    if (!opened) return;
-    current.seal();
-    const base = nextBase();
-    drop(current, false);
-    await add(opened, base, true);
-    await save();
-    change.raise();
-  };
-
-  const onReplaced = async (current: Generation): Promise<void> => {
-    const opened = await tryOpen();
-    if (!opened) return;
-    current.seal();
-    await add(opened, nextBase(), await current.isDeleted());
-    keepForAWhile(current);
-    await save();
-    change.raise();
-  };
-
-  const inspect = async (): Promise<void> => {
-    const current = generations.at(-1);
-    if (!current) {
-      const opened = await tryOpen();
-      if (opened) await adopt(opened);
-      return opened ? change.raise() : undefined;
-    }
-    const there = await stat(path).catch((error: unknown) => {
-      if (errorCode(error) === 'ENOENT') return undefined;
-      throw error;
-    });
-    const growth = await current.grow();
-    if (growth === 'truncated') return onTruncated(current);
-    if (growth === 'grown') {
-      if (known && known.head.length < HEAD_BYTES && current.size() >= 2 * known.head.length) await save();
-      change.raise();
-    }
-    // While the new file is empty its writer may still write to the old one.
-    const isOther = there !== undefined && (there.ino !== current.ino || there.dev !== current.dev);
-    if (isOther && there.isFile() && there.size > 0) await onReplaced(current);
-  };
-
-  // ---- when it is looked at
 
   const look = async (): Promise<void> => {
     // What changes from now on may come too late for a look that is under way.
     if (looking) await looking;
-    looking ??= inspect()
+    looking ??= generations
+      .inspect()
       .then(
         () => {
           failing = false;
@@ -235,9 +59,7 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
   };
 
   const start = async (): Promise<void> => {
-    known ??= await history.load(path);
-    const opened = await tryOpen();
-    if (opened) await adopt(opened);
+    await generations.begin();
     watching = watchLogFile({ clock, look }, { path });
   };
 
@@ -252,13 +74,8 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
     cancelLinger();
     watching?.close();
     watching = undefined;
-    cancelKept.forEach((cancel) => cancel());
-    cancelKept.clear();
     await looking;
-    await save();
-    const closing = generations;
-    generations = [];
-    await Promise.all(closing.map(closeGeneration));
+    await generations.end();
   };
 
   const release = (): void => {
@@ -273,11 +90,11 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
   const tailOffset = async (from: LogStart): Promise<number | undefined> => {
     if (from.kind !== 'tail') return undefined;
     try {
-      return await findTail(generations, from.lines);
+      return await findTail(generations.list(), from.lines);
     } catch (error) {
       if (!(error instanceof TruncatedError)) throw error;
       await look();
-      return findTail(generations, from.lines);
+      return findTail(generations.list(), from.lines);
     }
   };
 
@@ -298,10 +115,15 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
       }
     },
     release,
-    end: nextBase,
+    end: generations.nextBase,
     async cursor(from) {
       const cursor = createFileCursor(
-        { generations: () => generations, look, nextBase, onClose: (closing) => cursors.delete(closing) },
+        {
+          generations: generations.list,
+          look,
+          nextBase: generations.nextBase,
+          onClose: (closing) => cursors.delete(closing),
+        },
         from,
         await tailOffset(from),
       );
@@ -311,11 +133,7 @@ export const createFileSource = (deps: FileSourceDeps, options: { path: string }
     isOver: () => closed,
     version: change.version,
     changed: change.changed,
-    stats: () =>
-      generations.reduce((sum, generation) => {
-        const { reads, bytesRead } = generation.stats();
-        return { reads: sum.reads + reads, bytesRead: sum.bytesRead + bytesRead };
-      }, ended),
+    stats: generations.stats,
     async close() {
       if (closed) return;
       closed = true;
