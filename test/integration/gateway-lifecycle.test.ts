@@ -4,7 +4,7 @@ import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import type { ServerResponse } from 'node:http';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -20,6 +20,14 @@ import {
 import { startTestRunner, startUpstream, until } from '../support/runner.ts';
 
 const never = new AbortController().signal;
+const isAccepted = (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on('error', () => resolve(false));
+  });
 const withStateDir = async (use: (stateDir: string) => Promise<void>): Promise<void> => {
   const stateDir = await mkdtemp(join(tmpdir(), 'gateway-test-'));
   try {
@@ -132,7 +140,8 @@ describe('end', () => {
     const closed = gateway.close({ drainTimeoutMs: 10_000 });
     await until(async () => (await gateway.internal('/readyz')).status === 503);
     assert.equal((await gateway.internal('/livez')).status, 200);
-    // Nothing new comes in.
+    // Nothing new comes in, as soon as what the system had accepted is taken.
+    await until(async () => !(await isAccepted(gateway.httpsPort)));
     await assert.rejects(fetchOnce(gateway.httpsPort, portHost('demo', upstream.port)));
     response?.end('finished');
     assert.deepEqual([(await answer).status, (await answer).body], [200, 'finished']);
