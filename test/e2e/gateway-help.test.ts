@@ -22,7 +22,6 @@ const commandsIn = (help: string): string[] => {
 
 const checkText = (text: string): void => {
   for (const line of text.split('\n')) assert.ok(line.length <= COLUMNS, `${line.length} columns: ${line}`);
-  // eslint-disable-next-line no-control-regex -- that there are none is what is asked
   assert.doesNotMatch(text, /[\u0000-\u0009\u000b-\u001f\u007f]/, 'no colour where there is no terminal');
 };
 
