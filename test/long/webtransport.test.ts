@@ -1,5 +1,7 @@
 /** One leg over WebTransport for long: very many tunnel streams, bulk among them, and a download over a long path. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
@@ -28,7 +30,14 @@ const RSS_GROWTH_BYTES = 24 * MIB;
 
 const ROUND_TRIP_MS = 100;
 const DOWNLOAD_BYTES = 384 * MIB;
+/** Where nothing else runs on the machine. */
 const MIN_BYTES_PER_SECOND = 20e6;
+/**
+ * Of what one plain TCP connection carries over the same relay in the same minute: where something else runs on the
+ * machine, both get less. With two cores that others used as well the leg had 0.16 to 0.24 of 100 to 156 MB/s.
+ */
+const MIN_SHARE_OF_RAW = 0.1;
+const RAW_BYTES = 256 * MIB;
 
 /** The test runner starts test files without flags. */
 const exposeGc = (): NodeJS.GCFunction => {
@@ -58,6 +67,37 @@ const exchange = async ({ gateway }: LegPair, bytes: Buffer): Promise<void> => {
   let got = 0;
   for await (const chunk of stream) got += (chunk as Buffer).length;
   assert.equal(got, bytes.length);
+};
+
+/** Bytes a second of one plain TCP connection over the long path. */
+const rawDownload = async (): Promise<number> => {
+  const chunk = Buffer.alloc(MIB, 'x');
+  const server = createServer((socket) => {
+    let left = RAW_BYTES;
+    const send = (): void => {
+      while (left > 0) {
+        left -= chunk.length;
+        if (!socket.write(chunk)) return void socket.once('drain', send);
+      }
+      socket.end();
+    };
+    socket.on('error', () => undefined);
+    send();
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const path = await startSlowTcp((server.address() as AddressInfo).port, ROUND_TRIP_MS / 2);
+  try {
+    const startedAt = performance.now();
+    const socket = connect({ host: '127.0.0.1', port: path.port });
+    let got = 0;
+    for await (const part of socket) got += (part as Buffer).length;
+    assert.equal(got, RAW_BYTES);
+    return got / ((performance.now() - startedAt) / 1_000);
+  } finally {
+    await path.close();
+    server.close();
+    await once(server, 'close');
+  }
 };
 
 describe('a leg over WebTransport', () => {
@@ -128,14 +168,22 @@ describe('a leg over WebTransport', () => {
       }),
     });
     t.after(() => legs.close());
+    const rawBefore = await rawDownload();
     const startedAt = performance.now();
     const stream = legs.gateway.openStream(target(), { signal: never });
     stream.end();
     let got = 0;
     for await (const part of stream) got += (part as Buffer).length;
     const bytesPerSecond = got / ((performance.now() - startedAt) / 1_000);
-    t.diagnostic(`${(bytesPerSecond / 1e6).toFixed(1)} MB/s`);
+    const raw = Math.min(rawBefore, await rawDownload());
+    const megabytes = (rate: number): string => `${(rate / 1e6).toFixed(1)} MB/s`;
+    const told = `${megabytes(bytesPerSecond)}; plain TCP carries ${megabytes(raw)} over the same relay`;
+    t.diagnostic(told);
     assert.equal(got, DOWNLOAD_BYTES);
-    assert.ok(bytesPerSecond >= MIN_BYTES_PER_SECOND, `${(bytesPerSecond / 1e6).toFixed(1)} MB/s`);
+    const bound = Math.min(MIN_BYTES_PER_SECOND, MIN_SHARE_OF_RAW * raw);
+    assert.ok(
+      bytesPerSecond >= bound,
+      `${told}: less than ${megabytes(bound)}. The measure is ${megabytes(MIN_BYTES_PER_SECOND)} on an idle machine: run it alone`,
+    );
   });
 });
