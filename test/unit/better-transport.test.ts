@@ -341,7 +341,7 @@ describe('a path that loses packets', () => {
   });
 
   for (const [what, change] of [
-    ['loses less', { loss: 0.0009, gatewayLoss: 0.0009 }],
+    ['loses less', { loss: 0.0004, gatewayLoss: 0.0004 }],
     ['is short', { loss: 0.05, gatewayLoss: 0.05, rttMs: 20 }],
     ['is at rest', { loss: 0.05, gatewayLoss: 0.05, packetsPerSecond: 1 }],
   ] as const) {
