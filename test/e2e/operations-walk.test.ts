@@ -113,6 +113,7 @@ test('an installation comes up, is watched, backed up and has its keys rotated, 
     '--web.listen-address=127.0.0.1:0',
   ]);
   const [, port = ''] = await prometheus.waitForOutput(/Listening on.*address=127\.0\.0\.1:([1-9]\d*)/);
+  await until(async () => (await fetch(`http://127.0.0.1:${port}/-/ready`)).ok, TIMEOUT_MS);
   const api = async (path: string): Promise<unknown> =>
     ((await (await fetch(`http://127.0.0.1:${port}/api/v1/${path}`)).json()) as { data: unknown }).data;
   interface Target {
