@@ -143,7 +143,7 @@ describe('tunnel-client diagnose', () => {
     const clear = '\r\u001B[K';
     assert.match(shown.stdout, /\r\u001B\[K\d+ of \d+ checks done: (?:API|Membership|UDP 4242)\r/);
     const end = shown.stdout.lastIndexOf(clear) + clear.length;
-    assert.match(shown.stdout.slice(end), /^Runner {3}a\r\nGateway  https:/);
+    assert.match(shown.stdout.slice(end), /^Runner {3}a\r\nGateway {2}https:/);
     const lines = shown.stdout.split(clear).slice(1, -1);
     assert.ok(
       lines.every((line) => line.length <= 80 && !line.includes('\n')),
