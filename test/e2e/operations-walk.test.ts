@@ -5,11 +5,10 @@
  */
 import assert from 'node:assert/strict';
 import { cp, readFile, writeFile } from 'node:fs/promises';
-import { once } from 'node:events';
-import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { parse, stringify } from 'yaml';
+import { freePort } from '../support/free-port.ts';
 import { runProcess, startProcess } from '../support/processes.ts';
 import { temporaryDirectory } from '../support/programs.ts';
 import { fetchOnce } from '../support/gateway.ts';
@@ -25,16 +24,6 @@ const readBlocks = async (): Promise<{ language: string; text: string }[]> => {
   const walk = page.split(/^## /m).find((part) => part.startsWith('From nothing to a monitored installation\n'));
   assert.ok(walk);
   return [...walk.matchAll(/^```(\w+)\n([\s\S]*?)^```$/gm)].map(([, language = '', text = '']) => ({ language, text }));
-};
-
-/** Of this moment: where a program does not tell the port that it has chosen. */
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 };
 
 test('an installation comes up, is watched, backed up and has its keys rotated, as the page says', async (t) => {

@@ -5,13 +5,12 @@ import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { connect as connectHttp2 } from 'node:http2';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { connect as connectTls } from 'node:tls';
 import { MAX_LOGGED_PATH } from '../../gateway/src/observability/access-log.ts';
 import { MAX_LOG_BUFFER_BYTES } from '../../gateway/src/observability/log.ts';
+import { freePort } from '../support/free-port.ts';
 import { DOMAIN } from '../support/gateway.ts';
 import { cleanEnvironment } from '../support/processes.ts';
 import { temporaryDirectory } from '../support/programs.ts';
@@ -32,16 +31,6 @@ const get = (socketPath: string, path: string): Promise<{ status: number; body: 
     });
     asked.on('error', () => resolve({ status: 0, body: '' })).end();
   });
-
-/** A port that was free a moment ago: the log, which would name it, is what nobody reads here. */
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-};
 
 const startStuck = async (t: TestContext) => {
   const directory = await temporaryDirectory(t);

@@ -3,14 +3,14 @@
  * 127.0.0.2, which the gateway trusts, to 127.0.0.3, where it listens; their clients are at other addresses.
  */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { chmod, writeFile } from 'node:fs/promises';
-import { connect, createServer, type AddressInfo } from 'node:net';
+import { connect } from 'node:net';
 import { join, resolve } from 'node:path';
 import type { TestContext } from 'node:test';
 import { makeSelfSignedCertificate } from '../../gateway/src/edge/self-signed-certificate.ts';
 import type { GatewayConfig } from '../../gateway/src/config.ts';
+import { freePort } from './free-port.ts';
 import { DOMAIN } from './gateway.ts';
 import { startProcess } from './processes.ts';
 import { temporaryDirectory } from './programs.ts';
@@ -39,15 +39,6 @@ export interface FrontPorts {
   readonly https: number;
   readonly tunnel: number;
 }
-
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-};
 
 export const freePorts = async (): Promise<FrontPorts> => ({
   http: await freePort(),

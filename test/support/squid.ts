@@ -1,11 +1,11 @@
 /** Debian's squid as an HTTP proxy of its own for a test: configuration, certificates and logs in a temporary directory. */
 import assert from 'node:assert/strict';
 import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { once } from 'node:events';
-import { connect, createServer, type AddressInfo } from 'node:net';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
+import { freePort } from './free-port.ts';
 import { runProcess, startProcess } from './processes.ts';
 import { until } from './runner.ts';
 import { findProgram } from './system-packages.ts';
@@ -39,15 +39,6 @@ export interface Squid {
 
 /** The name that its root bears. */
 export const SQUID_CA_NAME = 'Example Inspecting CA';
-
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-};
 
 const run = async (command: string, ...args: string[]): Promise<string> => {
   const { code, stdout, stderr } = await runProcess(command, args);
