@@ -18,17 +18,18 @@ import { buildErrorAnswer, type ErrorAnswer } from './error-answer.ts';
 import { endGently, serializeAnswer } from './raw-answer.ts';
 
 /** What is known of a request before it is clear what kind of answer it gets. */
-export interface ExchangeHead {
-  readonly host: string;
-  readonly authority: string;
-  readonly authorityPort: number;
-  readonly method: string;
-  readonly target: string;
-  readonly rawHeaders: readonly string[];
-  readonly clientAddress: string;
-  readonly clientPort: number;
-  readonly protocol: 'http/1.1' | 'h2';
-}
+export type ExchangeHead = Pick<
+  Exchange,
+  | 'host'
+  | 'authority'
+  | 'authorityPort'
+  | 'method'
+  | 'target'
+  | 'rawHeaders'
+  | 'clientAddress'
+  | 'clientPort'
+  | 'protocol'
+>;
 
 /** Why an exchange ended: all of it was sent, this side cut it, the client went away, or it broke the protocol. */
 export type ExchangeEnd = 'sent' | 'cut' | 'gone' | 'violation';

@@ -1,4 +1,5 @@
 /** The browser's half of a session. The cookie is the other half. */
+import { byId } from './dom.js';
 
 /** `stored`: the name of the key in the browser. `path`: what gives a session for the token. */
 export const createSession = (stored, path) => ({
@@ -17,3 +18,19 @@ export const createSession = (stored, path) => ({
     return true;
   },
 });
+
+/** The form in which a person gives the token. `who` stands in what it says when it is not taken. */
+export const askForToken = (session, { who, opened }) =>
+  byId('login').addEventListener('submit', async (event) => {
+    event.preventDefault();
+    byId('problem').textContent = '';
+    try {
+      if (await session.open(byId('token').value.trim())) {
+        byId('token').value = '';
+        return void opened();
+      }
+      byId('problem').textContent = `This is not the token of this ${who}.`;
+    } catch {
+      byId('problem').textContent = `The ${who} does not answer.`;
+    }
+  });

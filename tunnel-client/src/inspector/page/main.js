@@ -3,6 +3,7 @@ import { ask, follow, session } from './api.js';
 import { createDetails } from './details.js';
 import { byId, confirmed, el } from './dom.js';
 import { createList } from './list.js';
+import { askForToken } from './session.js';
 
 /** How often it is asked which environments have requests, ms. Nothing is asked while nobody looks. */
 const ENVIRONMENTS_INTERVAL_MS = 3_000;
@@ -132,19 +133,7 @@ const refreshEnvironments = async () => {
     environmentsTimer = setTimeout(() => void refreshEnvironments(), ENVIRONMENTS_INTERVAL_MS);
 };
 
-byId('login').addEventListener('submit', async (event) => {
-  event.preventDefault();
-  byId('problem').textContent = '';
-  try {
-    if (await session.open(byId('token').value.trim())) {
-      byId('token').value = '';
-      return void refreshEnvironments();
-    }
-    byId('problem').textContent = 'This is not the token of this tunnel client.';
-  } catch {
-    byId('problem').textContent = 'The tunnel client does not answer.';
-  }
-});
+askForToken(session, { who: 'tunnel client', opened: refreshEnvironments });
 byId('leave').addEventListener('click', () => {
   session.forget();
   showGate();

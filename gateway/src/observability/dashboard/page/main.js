@@ -3,6 +3,7 @@ import { byId } from './dom.js';
 import { createOverview } from './overview.js';
 import { createRunnerPage } from './runner.js';
 import { ask, session } from './api.js';
+import { askForToken } from './session.js';
 
 /** Between an answer and the next question, ms. Nothing is asked while nobody looks. */
 const INTERVAL_MS = 2_000;
@@ -60,19 +61,7 @@ const refresh = async () => {
 const overview = createOverview({ refresh: () => void refresh() });
 const runnerPage = createRunnerPage({ refresh: () => void refresh(), failed });
 
-byId('login').addEventListener('submit', async (event) => {
-  event.preventDefault();
-  byId('problem').textContent = '';
-  try {
-    if (await session.open(byId('token').value.trim())) {
-      byId('token').value = '';
-      return void refresh();
-    }
-    byId('problem').textContent = 'This is not the token of this gateway.';
-  } catch {
-    byId('problem').textContent = 'The gateway does not answer.';
-  }
-});
+askForToken(session, { who: 'gateway', opened: refresh });
 byId('leave').addEventListener('click', () => {
   clearTimeout(timer);
   question += 1;
