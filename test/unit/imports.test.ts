@@ -45,6 +45,7 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
 
   ['gateway/src/errors.ts', []],
   ['gateway/src/html.ts', []],
+  ['gateway/src/linked-list.ts', []],
   ['gateway/src/limits.ts', []],
   ['gateway/src/version.ts', []],
   ['gateway/src/config.ts', ['gateway/src/config-schema.ts', 'gateway/src/limits.ts', 'shared']],
@@ -142,6 +143,7 @@ const LAYERS: readonly (readonly [layer: string, mayImport: readonly string[]])[
 const GATEWAY_BASE = [
   'gateway/src/errors.ts',
   'gateway/src/html.ts',
+  'gateway/src/linked-list.ts',
   'gateway/src/limits.ts',
   'gateway/src/version.ts',
   'gateway/src/config.ts',

@@ -6,6 +6,7 @@
  * There are as many entries as exchanges under way, which the limits of connections and requests bound.
  */
 import type { Clock } from '../../../shared/src/clock.ts';
+import { LinkedList, type Place } from '../linked-list.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { EnvironmentRoute } from '../tunnels/route.ts';
 
@@ -13,7 +14,7 @@ import type { EnvironmentRoute } from '../tunnels/route.ts';
 const RECHECK_MS = 1_000;
 
 export interface OpenStream<G> {
-  readonly exchange: Pick<Exchange | UpgradeExchange, 'cut'>;
+  readonly exchange: Pick<Exchange | UpgradeExchange, 'cut' | 'openStream'>;
   readonly port: number;
   readonly grounds: G;
   /** Whose environment it was. */
@@ -38,7 +39,7 @@ export const createOpenStreams = <G>(deps: {
   readonly onError: (error: unknown) => void;
 }): OpenStreams<G> => {
   const { clock } = deps;
-  const open = new Map<string, Map<OpenStream<G>['exchange'], OpenStream<G>>>();
+  const open = new Map<string, LinkedList<OpenStream<G>>>();
   const pending = new Set<string>();
   let cancel: (() => void) | undefined;
   let isClosed = false;
@@ -46,7 +47,7 @@ export const createOpenStreams = <G>(deps: {
   const cutWhatEnded = async (environmentId: string): Promise<void> => {
     const route = await deps.route(environmentId);
     let count = 0;
-    for (const stream of [...(open.get(environmentId)?.values() ?? [])]) {
+    for (const stream of open.get(environmentId)?.values() ?? []) {
       if (deps.holds(stream, environmentId, route)) continue;
       count += 1;
       stream.exchange.cut('access_ended');
@@ -74,13 +75,19 @@ export const createOpenStreams = <G>(deps: {
 
   return {
     add(environmentId, stream) {
-      const streams = open.get(environmentId);
-      if (streams) streams.set(stream.exchange, stream);
-      else open.set(environmentId, new Map([[stream.exchange, stream]]));
+      let streams = open.get(environmentId);
+      if (!streams) {
+        streams = new LinkedList();
+        open.set(environmentId, streams);
+      }
+      stream.exchange.openStream = streams.add(stream);
     },
     remove(environmentId, exchange) {
+      const { openStream } = exchange;
       const streams = open.get(environmentId);
-      if (streams?.delete(exchange) && streams.size === 0) open.delete(environmentId);
+      if (openStream && streams?.remove(openStream as Place<OpenStream<G>>) && streams.size === 0) {
+        open.delete(environmentId);
+      }
     },
     recheck(environmentId) {
       const changed = environmentId === undefined ? [...open.keys()] : open.has(environmentId) ? [environmentId] : [];

@@ -5,6 +5,7 @@ import type { TLSSocket } from 'node:tls';
 import type { Clock } from '../../../shared/src/clock.ts';
 import type { Peer } from './connections.ts';
 import type { Arrival } from './arrivals.ts';
+import { LinkedList } from '../linked-list.ts';
 import type { ClientConnection, Dispatcher } from './dispatch.ts';
 import type { EdgeLimits, TunnelHandler } from './edge.ts';
 import { parseAuthority } from './host-router.ts';
@@ -79,7 +80,7 @@ export const createClientConnections = (deps: {
     const client: ClientConnection = {
       ...description,
       protocol: 'http/1.1',
-      exchanges: new Set(),
+      exchanges: new LinkedList(),
       closing: false,
       draining: false,
       over: false,
@@ -103,7 +104,7 @@ export const createClientConnections = (deps: {
     };
     const drain = (): void => {
       client.draining = true;
-      for (const { exchange } of client.exchanges) {
+      for (const { exchange } of client.exchanges.values()) {
         if (!('response' in exchange)) continue;
         // Whose head is out believes that the connection stays: its next response says otherwise.
         if ('shouldKeepAlive' in exchange.response && !exchange.response.headersSent) {
@@ -131,7 +132,7 @@ export const createClientConnections = (deps: {
     const client: ClientConnection = {
       ...description,
       protocol: 'h2',
-      exchanges: new Set(),
+      exchanges: new LinkedList(),
       closing: false,
       draining: false,
       over: false,

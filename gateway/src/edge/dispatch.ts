@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { GatewayErrorCode } from '../errors.ts';
+import type { LinkedList } from '../linked-list.ts';
 import type { Exchange, UpgradeExchange } from '../proxy/exchange.ts';
 import type { EdgeDeps } from './edge.ts';
 import { isServerNameFor, parseAuthority, routeAuthority, type HostRoute } from './host-router.ts';
@@ -31,7 +32,7 @@ export interface ClientConnection {
   readonly serverName: string | undefined;
   readonly slots: RequestSlots;
   /** Exchanges that have not ended, those waiting for a slot included; oldest first. */
-  readonly exchanges: Set<Tracked<Exchange | UpgradeExchange>>;
+  readonly exchanges: LinkedList<Tracked<Exchange | UpgradeExchange>>;
   /** No further request is taken: HTTP/1.1 responses say `Connection: close`. */
   closing: boolean;
   /** The next response says so; what is asked until then is served. */
@@ -209,7 +210,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
       clock: deps.clock,
       log: deps.log,
       onEnd: (exchange, status, end) => {
-        connection.exchanges.delete(tracked);
+        connection.exchanges.remove(place);
         // Before the next request takes the slot: nobody would see its answer.
         if ('response' in exchange && 'shouldKeepAlive' in exchange.response && !exchange.response.shouldKeepAlive) {
           connection.over = true;
@@ -221,7 +222,7 @@ export const createDispatcher = (deps: DispatchDeps): Dispatcher => {
         deps.onExchangeEnd(exchange, status);
       },
     });
-    connection.exchanges.add(tracked);
+    const place = connection.exchanges.add(tracked);
     if ('response' in tracked.exchange) requestsInFlight += 1;
     else upgrades += 1;
     deps.onExchangeStart?.(tracked.exchange);

@@ -88,7 +88,7 @@ export const createHttp1Server = (
     const code = codeOf(error);
     if (!connection || code === undefined) return void socket.destroy();
     connection.closing = true;
-    const [first] = connection.exchanges;
+    const { first } = connection.exchanges;
     if (first) {
       const { exchange } = first;
       // The fault is in the body of the request that is being served, or in one behind it, which gets no answer.

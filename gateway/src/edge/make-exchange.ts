@@ -119,6 +119,7 @@ class CommonExchange implements Common {
   readonly scheme = 'https';
   readonly startedAt: number;
   readonly record: ExchangeRecord = { bytesReceived: 0, bytesSent: 0 };
+  openStream: Common['openStream'] = undefined;
   gone = false;
   readonly onGone: Common['onGone'];
   readonly fail: Common['fail'];
@@ -244,7 +245,8 @@ const http2Wire = (request: Http2ServerRequest, response: Http2ServerResponse): 
     request.unpipe();
     request.resume();
   },
-  cut: () => request.stream.close(constants.NGHTTP2_INTERNAL_ERROR),
+  // `close()` would end the body first: a reset behind a whole answer. An error is INTERNAL_ERROR (RFC 9113 section 7).
+  cut: () => void request.stream.destroy(new Error('the gateway cut the exchange')),
   status: () => (response.headersSent ? response.statusCode : undefined),
 });
 

@@ -1,4 +1,5 @@
 /** One line for each exchange. Neither query nor fragment nor any header value: secrets travel in these. */
+import { pino, type DestinationStream } from 'pino';
 import type { GatewayConfig } from '../config.ts';
 import type { ExchangeRecord } from '../proxy/exchange.ts';
 import type { Logger } from './log.ts';
@@ -40,16 +41,34 @@ const ID_RANGE = 2 ** 32;
 export const isSampled = (requestId: string, sample: number): boolean =>
   sample >= 1 || Number.parseInt(requestId.slice(0, 8), 16) < sample * ID_RANGE;
 
+/** The time as the other lines have it; thousands of requests end in the same few milliseconds. */
+const createTimeText = (): (() => string) => {
+  let at = NaN;
+  let text = '';
+  return () => {
+    const now = Date.now();
+    if (now !== at) {
+      at = now;
+      text = new Date(now).toISOString();
+    }
+    return text;
+  };
+};
+
 /**
- * Writes the lines. Their fields are listed here and none is a secret, so they are not searched for some: that search
- * took a third of the gateway's time (measured at 4,000 requests a second).
+ * Writes the lines, as the logger does, and to where it does. Their fields are listed here and none is a secret, so they
+ * are not searched for some: that search took a third of the gateway's time (measured at 4,000 requests a second). What
+ * else the logger does for a line takes three times as long as to write it down.
  */
 export const createAccessLog = (
   log: Logger,
   settings: () => GatewayConfig['accessLog'],
 ): ((exchange: LoggedExchange, status: number, nowMs: number) => void) => {
-  // The level of a child does not follow its parent's.
-  const lines = log.child({}, { redact: [], level: 'info' });
+  const { [pino.symbols.streamSym]: destination } = log as unknown as {
+    readonly [pino.symbols.streamSym]: DestinationStream;
+  };
+  const bindings = log.bindings();
+  const timeText = createTimeText();
   return (exchange, status, nowMs) => {
     const { enabled, sample } = settings();
     if (!enabled || !log.isLevelEnabled('info')) return;
@@ -57,29 +76,31 @@ export const createAccessLog = (
     const isFailure = record.errorCode !== undefined || status >= FIRST_FAILURE_STATUS;
     if (!isFailure && !isSampled(exchange.requestId, sample)) return;
     const durationMs = nowMs - exchange.startedAt;
-    lines.info(
-      {
-        requestId: exchange.requestId,
-        method: exchange.method,
-        host: exchange.host,
-        path: loggedPath(exchange.target),
-        protocol: exchange.protocol,
-        status,
-        error: record.errorCode,
-        durationMs: round(durationMs),
-        edgeMs: round(record.edgeMs ?? durationMs),
-        tunnelMs: between(record.edgeMs, record.tunnelMs),
-        upstreamMs: between(record.tunnelMs, record.upstreamMs),
-        bytesReceived: record.bytesReceived,
-        bytesSent: record.bytesSent,
-        clientAddress: exchange.clientAddress,
-        environmentId: record.environmentId,
-        runnerId: record.runnerId,
-        port: record.port,
-        legId: record.legId,
-        sample: isFailure || sample >= 1 ? undefined : sample,
-      },
-      'request',
-    );
+    const line = {
+      level: 'info',
+      time: timeText(),
+      ...bindings,
+      requestId: exchange.requestId,
+      method: exchange.method,
+      host: exchange.host,
+      path: loggedPath(exchange.target),
+      protocol: exchange.protocol,
+      status,
+      error: record.errorCode,
+      durationMs: round(durationMs),
+      edgeMs: round(record.edgeMs ?? durationMs),
+      tunnelMs: between(record.edgeMs, record.tunnelMs),
+      upstreamMs: between(record.tunnelMs, record.upstreamMs),
+      bytesReceived: record.bytesReceived,
+      bytesSent: record.bytesSent,
+      clientAddress: exchange.clientAddress,
+      environmentId: record.environmentId,
+      runnerId: record.runnerId,
+      port: record.port,
+      legId: record.legId,
+      sample: isFailure || sample >= 1 ? undefined : sample,
+      msg: 'request',
+    };
+    destination.write(`${JSON.stringify(line)}\n`);
   };
 };

@@ -102,14 +102,27 @@ type WithInformation = Http2ServerResponse & {
   writeInformation(status: number, headers: Record<string, string | string[]>): boolean;
 };
 
-const createHttp2Response = (response: Http2ServerResponse): ClientResponse => ({
+/**
+ * The head goes to the stream itself: Node's compatible response makes an object of it, looks at each field twice, and
+ * waits for trailers behind every answer, for which the end of the body needs a frame and two turns of its own.
+ */
+const createHttp2Response = (response: Http2ServerResponse, method: string): ClientResponse => ({
   begun: () => response.headersSent,
   continue: () => void response.writeContinue(),
   information: (status, headers) => void (response as WithInformation).writeInformation(status, asObject(headers)),
   head(status, _reason, headers) {
-    const length = status === 204 ? indexOf(headers, 'content-length') : -1;
-    if (length >= 0) headers.splice(length, 2);
-    response.writeHead(status, headers as unknown as Record<string, string>);
+    const { stream } = response;
+    if (stream.destroyed || stream.closed) return;
+    let length = indexOf(headers, 'content-length');
+    if (length >= 0 && status === 204) {
+      headers.splice(length, 2);
+      length = -1;
+    }
+    // What has a length has no trailers (RFC 9112 section 7.1.2): they come with chunked coding only.
+    const waitForTrailers = length < 0 && !hasNoBody(method, status);
+    // Which the exchange asks for.
+    response.statusCode = status;
+    stream.respond([':status', String(status), ...headers], { waitForTrailers });
   },
   write: (chunk) => response.write(chunk),
   onDrain: (callback) => void response.on('drain', callback),
@@ -130,4 +143,4 @@ export const createClientResponse = (
 ): ClientResponse =>
   response instanceof ServerResponse
     ? createHttp1Response(response, request.method, request.version)
-    : createHttp2Response(response);
+    : createHttp2Response(response, request.method);

@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { GatewayErrorCode } from '../errors.ts';
+import type { Place } from '../linked-list.ts';
 
 /** nginx's code for a client that closed before the answer; never sent. */
 export const CLIENT_CLOSED_STATUS = 499;
@@ -55,6 +56,8 @@ interface ExchangeBase {
   /** Monotonic ms. */
   readonly startedAt: number;
   readonly record: ExchangeRecord;
+  /** Its place among what was let in and has not ended, see access/open-streams.ts. */
+  openStream?: Place<unknown> | undefined;
   /** The client is gone, or was cut. */
   readonly gone: boolean;
   /** Calls back when that happens, not before. Returns the function that stops it. Cheaper than {@link signal}. */

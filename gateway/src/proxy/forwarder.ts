@@ -1,4 +1,5 @@
 /** Forwards requests for the ports of environments: route → admission → leg → connection → answer. */
+import { EventEmitter, once } from 'node:events';
 import type { Duplex } from 'node:stream';
 import type { Logger } from 'pino';
 import { systemClock, type Clock } from '../../../shared/src/clock.ts';
@@ -71,7 +72,9 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   const pool = createUpstreamPool({ clock }, limits);
   const inFlight = new Map<string, number>();
   const inFlightOfOrganizations = new Map<string, number>();
-  const running = new Set<Promise<void>>();
+  let running = 0;
+  /** Told by `rest` when no request runs any more. */
+  const atRest = new EventEmitter();
   let closed = false;
 
   const waitOptions = (client: WaitOptions['client']): WaitOptions => ({
@@ -285,34 +288,44 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
       inFlightOfOrganizations.set(of, ofOrganization + 1);
       organization = of;
     };
-    const finished = serve(countIn)
-      .catch((error: unknown) => {
-        if (exchange.gone) return;
-        const code = errorOf(error);
-        deps.log.debug(
-          {
-            requestId: exchange.requestId,
-            environmentId,
-            legId: exchange.record.legId,
-            errorCode: code,
-            error: describeError(error),
-          },
-          'a request was not answered by its upstream',
-        );
-        exchange.fail(code, { cause: error });
-      })
-      .finally(() => {
-        running.delete(finished);
-        if (organization !== undefined) {
-          const others = inFlightOfOrganizations.get(organization)! - 1;
-          if (others === 0) inFlightOfOrganizations.delete(organization);
-          else inFlightOfOrganizations.set(organization, others);
-        }
-        const left = inFlight.get(environmentId)! - 1;
-        if (left === 0) inFlight.delete(environmentId);
-        else inFlight.set(environmentId, left);
-      });
-    running.add(finished);
+    const failed = (error: unknown): void => {
+      if (exchange.gone) return;
+      const code = errorOf(error);
+      deps.log.debug(
+        {
+          requestId: exchange.requestId,
+          environmentId,
+          legId: exchange.record.legId,
+          errorCode: code,
+          error: describeError(error),
+        },
+        'a request was not answered by its upstream',
+      );
+      exchange.fail(code, { cause: error });
+    };
+    const ended = (): void => {
+      if (organization !== undefined) {
+        const others = inFlightOfOrganizations.get(organization)! - 1;
+        if (others === 0) inFlightOfOrganizations.delete(organization);
+        else inFlightOfOrganizations.set(organization, others);
+      }
+      const left = inFlight.get(environmentId)! - 1;
+      if (left === 0) inFlight.delete(environmentId);
+      else inFlight.set(environmentId, left);
+      running -= 1;
+      if (running === 0) atRest.emit('rest');
+    };
+    const run = async (): Promise<void> => {
+      try {
+        await serve(countIn);
+      } catch (error) {
+        failed(error);
+      } finally {
+        ended();
+      }
+    };
+    running += 1;
+    void run();
   };
 
   return {
@@ -322,14 +335,14 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
       start(exchange, target.environmentId, (count) => serveUpgrade(exchange, target, count)),
     leaveLeg: (leg) => pool.leave(leg),
     stats: () => ({
-      requestsInFlight: running.size,
+      requestsInFlight: running,
       upstreamConnections: pool.connections,
       idleUpstreamConnections: pool.idleConnections,
     }),
     async close() {
       closed = true;
       pool.close(new GatewayFailure('draining', 'the gateway is shutting down'));
-      await Promise.all(running);
+      if (running > 0) await once(atRest, 'rest');
     },
   };
 };
