@@ -74,7 +74,11 @@ interface Fields {
   readonly lines: Map<string, string[]>;
 }
 
+/** Nearly every name; such a one looks like no other. */
+const PLAIN_NAME = /^[a-z0-9]+(?:-[a-z0-9]+)*$/;
+
 const isLookAlike = (name: string): boolean => {
+  if (PLAIN_NAME.test(name)) return false;
   const plain = name.replace(/[^a-z0-9]/g, '-').replace(/^-+|-+$/g, '');
   return plain !== name && FRAMING_FIELDS.has(plain);
 };
@@ -105,8 +109,8 @@ const readFields = (head: RequestHead): Fields | GatewayErrorCode => {
   return fields;
 };
 
-const members = (lines: readonly string[] | undefined): string[] =>
-  (lines ?? []).flatMap((line) => line.split(',')).map((member) => member.trim().toLowerCase());
+const members = (lines: readonly string[]): string[] =>
+  lines.flatMap((line) => line.split(',')).map((member) => member.trim().toLowerCase());
 
 /** RFC 9112 section 6: one way to tell where the body ends, or none. */
 const isFramingSound = (head: RequestHead, lines: Fields['lines']): boolean => {
@@ -172,9 +176,13 @@ export const isWebSocketHead = (head: Pick<RequestHead, 'httpVersion' | 'method'
   for (let index = 0; index < head.rawHeaders.length; index += 2) {
     lines.get((head.rawHeaders[index] ?? '').toLowerCase())?.push(head.rawHeaders[index + 1] ?? '');
   }
-  const protocols = members(lines.get('upgrade'));
-  return protocols.length === 1 && protocols[0] === 'websocket' && members(lines.get('connection')).includes('upgrade');
+  const protocols = members(lines.get('upgrade')!);
+  return (
+    protocols.length === 1 && protocols[0] === 'websocket' && members(lines.get('connection')!).includes('upgrade')
+  );
 };
+
+const wantsUpgrade = ({ lines }: Fields): boolean => lines.has('upgrade') || lines.has('http2-settings');
 
 const withoutUpgrade = (rawHeaders: readonly string[]): string[] => {
   const kept: string[] = [];
@@ -200,9 +208,10 @@ export const guardRequest = (head: RequestHead): GuardedRequest => {
   if (authority === undefined || host === undefined) return refuse('bad_host');
   const target = readTarget(head, authority);
   if (target === undefined) return refuse('bad_request');
-  const expectations = members(fields.lines.get('expect'));
+  const expect = fields.lines.get('expect');
+  const expectations = expect ? members(expect) : [];
   if (expectations.some((expectation) => expectation !== '100-continue')) return refuse('expectation_failed');
-  const isWebSocket = !head.isHttp2 && isWebSocketHead(head);
+  const isWebSocket = fields.lines.has('upgrade') && isWebSocketHead(head);
   // The bytes behind such a head are the WebSocket's; a body before them would be a place to hide a request in.
   const contentLength = fields.lines.get('content-length')?.[0];
   if (isWebSocket && (fields.lines.has('transfer-encoding') || Number(contentLength ?? 0) > 0)) {
@@ -213,7 +222,7 @@ export const guardRequest = (head: RequestHead): GuardedRequest => {
     authority,
     host,
     target,
-    rawHeaders: isWebSocket ? fields.rawHeaders : withoutUpgrade(fields.rawHeaders),
+    rawHeaders: isWebSocket || !wantsUpgrade(fields) ? fields.rawHeaders : withoutUpgrade(fields.rawHeaders),
     isWebSocket,
     expectsContinue: expectations.length > 0 && head.httpVersion !== '1.0',
   };

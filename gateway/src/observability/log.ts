@@ -41,9 +41,9 @@ export const MAX_LOG_BUFFER_BYTES = 8 << 20;
  * Bytes of lines that are written at once: under load a write for each few lines cost a tenth of the gateway's time.
  * Fewer wait for {@link LOG_FLUSH_MS}, and go out when the process ends.
  */
-const LOG_BATCH_BYTES = 32 << 10;
+const LOG_BATCH_BYTES = 64 << 10;
 /** What one write takes at most, bytes; sonic-boom wants it above {@link LOG_BATCH_BYTES}. A longer line is one write. */
-const MAX_LOG_WRITE_BYTES = 64 << 10;
+const MAX_LOG_WRITE_BYTES = 128 << 10;
 /** ms that a line waits for others at most. */
 const LOG_FLUSH_MS = 200;
 

@@ -35,15 +35,14 @@ const within = (
     );
   });
 
-/** A kept or new connection; waits where the target has as many as it may have. */
-export const acquireConnection = async (
-  pool: UpstreamPool,
-  to: { readonly leg: Leg; readonly target: Target; readonly fresh: boolean },
-  options: WaitOptions,
-): Promise<UpstreamConnection> => {
+interface Wanted {
+  readonly leg: Leg;
+  readonly target: Target;
+  readonly fresh: boolean;
+}
+
+const connectionLater = async (pool: UpstreamPool, to: Wanted, options: WaitOptions): Promise<UpstreamConnection> => {
   for (;;) {
-    const connection = pool.acquire(to.leg, to.target, { fresh: to.fresh });
-    if (connection) return connection;
     let stopWaiting: (() => void) | undefined;
     try {
       await within(
@@ -56,8 +55,18 @@ export const acquireConnection = async (
     } finally {
       stopWaiting?.();
     }
+    const connection = pool.acquire(to.leg, to.target, to);
+    if (connection) return connection;
   }
 };
+
+/** A kept or new connection; a promise where the target has as many as it may have. */
+export const acquireConnection = (
+  pool: UpstreamPool,
+  to: Wanted,
+  options: () => WaitOptions,
+): UpstreamConnection | Promise<UpstreamConnection> =>
+  pool.acquire(to.leg, to.target, to) ?? connectionLater(pool, to, options());
 
 /** Resolves when the target is connected. Otherwise the connection is closed when this rejects. */
 export const waitUntilConnected = async (connection: UpstreamConnection, options: WaitOptions): Promise<void> => {

@@ -157,7 +157,8 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
       let answered = false;
       let failure: unknown;
       try {
-        connection = await choose(plan.legs[legIndex]!, fresh);
+        const chosen = choose(plan.legs[legIndex]!, fresh);
+        connection = chosen instanceof Promise ? await chosen : chosen;
         if (!connection.reused && !repeatable) await waitUntilConnected(connection, waitOptions(exchange));
         exchange.record.legId = connection.leg.id;
         exchange.record.legTransport = connection.leg.transport;
@@ -186,7 +187,8 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
   };
 
   const serveRequest = async (exchange: Exchange, target: ForwardTarget, count: CountIn): Promise<void> => {
-    const plan = await planRequest(exchange, target, deps);
+    const planned = planRequest(exchange, target, deps);
+    const plan = planned instanceof Promise ? await planned : planned;
     if (!plan) return;
     count(plan.organization);
     const { headers, traceParent } = requestHeaders(exchange, {
@@ -208,7 +210,7 @@ export const createForwarder = (deps: ForwarderDeps): Forwarder => {
     const responseOptions = responseOptionsOf(exchange, plan);
     try {
       await send({ exchange, response, headers, body, responseOptions, onHead: onHead(exchange) }, plan, (leg, fresh) =>
-        acquireConnection(pool, { leg, target: to, fresh }, waitOptions(exchange)),
+        acquireConnection(pool, { leg, target: to, fresh }, () => waitOptions(exchange)),
       );
     } catch (error) {
       // A follower comes again and goes on where this ends.

@@ -67,21 +67,24 @@ const listTokens = (value: string): string[] =>
     .map((token) => token.trim().toLowerCase())
     .filter((token) => token !== '');
 
+const NO_NAMES: ReadonlySet<string> = new Set();
+
 /** Lower-case names that the `Connection` lines of a message list. */
 const namedByConnection = (lines: readonly string[]): ReadonlySet<string> => {
-  const names = new Set<string>();
+  let names: Set<string> | undefined;
   for (let index = 0; index < lines.length; index += 2) {
-    if (lines[index]!.toLowerCase() !== 'connection') continue;
-    for (const token of listTokens(lines[index + 1]!)) if (!NEVER_HOP_BY_HOP.has(token)) names.add(token);
+    if (lines[index]!.length !== 'connection'.length || lines[index]!.toLowerCase() !== 'connection') continue;
+    for (const token of listTokens(lines[index + 1]!))
+      if (!NEVER_HOP_BY_HOP.has(token)) (names ??= new Set()).add(token);
   }
-  return names;
+  return names ?? NO_NAMES;
 };
 
 /** The values of a field, one per line. */
 export const fieldValues = (lines: readonly string[], name: string): string[] => {
   const values: string[] = [];
   for (let index = 0; index < lines.length; index += 2) {
-    if (lines[index]!.toLowerCase() === name) values.push(lines[index + 1]!);
+    if (lines[index]!.length === name.length && lines[index]!.toLowerCase() === name) values.push(lines[index + 1]!);
   }
   return values;
 };

@@ -36,32 +36,7 @@ export interface PlanDeps {
   readonly gate: Pick<PortGate, 'admit'>;
 }
 
-/**
- * Undefined: the request was answered where access is decided. Rejects with GatewayFailure. Fills in the record of the
- * exchange as far as it gets.
- */
-export const planRequest = async (
-  exchange: Exchange | UpgradeExchange,
-  target: ForwardTarget,
-  deps: PlanDeps,
-): Promise<Plan | undefined> => {
-  const { record } = exchange;
-  record.environmentId = target.environmentId;
-  record.port = target.port;
-  const hop = `${target.port}--${target.environmentId}`;
-  const hops = passedHops(exchange.rawHeaders);
-  if (hops.includes(hop) || hops.length >= MAX_HOPS)
-    throw new GatewayFailure('loop', `it has passed ${hops.join(', ')}`);
-  let found: EnvironmentRoute;
-  try {
-    found = await deps.route(target.environmentId);
-  } catch (error) {
-    throw new GatewayFailure('directory_unavailable', 'the environment could not be looked up', { cause: error });
-  }
-  if (found.kind !== 'unknown') record.runnerId = found.runnerId;
-  // Access, then availability. The log host has checked its own.
-  const admission = target.kind === 'logs' ? found : deps.gate.admit(exchange, target, found);
-  const admitted = admission instanceof Promise ? await admission : admission;
+const planOf = (admitted: EnvironmentRoute | undefined, target: ForwardTarget, hop: string): Plan | undefined => {
   if (!admitted) return undefined;
   if (admitted.kind === 'unknown') throw new GatewayFailure('unknown_environment', 'there is no such environment');
   if (admitted.kind === 'offline') throw new GatewayFailure('runner_offline', 'no leg carries the environment');
@@ -77,4 +52,35 @@ export const planRequest = async (
     hop,
     organization,
   };
+};
+
+/**
+ * Undefined: the request was answered where access is decided. Throws or rejects with GatewayFailure; a promise only where
+ * something has to be looked up, since each costs a request some of its time. Fills in the record of the exchange as far
+ * as it gets.
+ */
+export const planRequest = (
+  exchange: Exchange | UpgradeExchange,
+  target: ForwardTarget,
+  deps: PlanDeps,
+): Plan | undefined | Promise<Plan | undefined> => {
+  const { record } = exchange;
+  record.environmentId = target.environmentId;
+  record.port = target.port;
+  const hop = `${target.port}--${target.environmentId}`;
+  const hops = passedHops(exchange.rawHeaders);
+  if (hops.includes(hop) || hops.length >= MAX_HOPS)
+    throw new GatewayFailure('loop', `it has passed ${hops.join(', ')}`);
+  const onRoute = (found: EnvironmentRoute): Plan | undefined | Promise<Plan | undefined> => {
+    if (found.kind !== 'unknown') record.runnerId = found.runnerId;
+    // Access, then availability. The log host has checked its own.
+    const admission = target.kind === 'logs' ? found : deps.gate.admit(exchange, target, found);
+    if (!(admission instanceof Promise)) return planOf(admission, target, hop);
+    return admission.then((admitted) => planOf(admitted, target, hop));
+  };
+  const route = deps.route(target.environmentId);
+  if (!(route instanceof Promise)) return onRoute(route);
+  return route.then(onRoute, (error: unknown) => {
+    throw new GatewayFailure('directory_unavailable', 'the environment could not be looked up', { cause: error });
+  });
 };

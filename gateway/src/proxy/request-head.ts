@@ -43,9 +43,10 @@ const BREAKS_TARGET = /[\r\n\0 ]/;
 const fieldLines = (lines: readonly string[]): string => {
   let text = '';
   for (let index = 0; index < lines.length; index += 2) {
-    const line = `${lines[index]!}: ${lines[index + 1]!}`;
-    if (BREAKS_LINES.test(line)) throw new TypeError('a field line has a line break in it');
-    text += `${line}\r\n`;
+    const name = lines[index]!;
+    const value = lines[index + 1]!;
+    if (BREAKS_LINES.test(name) || BREAKS_LINES.test(value)) throw new TypeError('a field line has a line break in it');
+    text += `${name}: ${value}\r\n`;
   }
   return text;
 };

@@ -64,10 +64,13 @@ export interface RoutingTable {
 }
 
 /** Legs of an instance that take new streams: the newest first, since it replaces the others. */
-export const usableLegs = (instance: InstanceEntry, includeLeft: boolean): LegEntry[] =>
-  [...instance.legs]
-    .filter((entry) => entry.leg.isOpen && !entry.standby && !entry.deadPath && entry.left === includeLeft)
-    .sort((a, b) => b.servesSince - a.servesSince);
+export const usableLegs = (instance: InstanceEntry, includeLeft: boolean): LegEntry[] => {
+  const legs: LegEntry[] = [];
+  for (const entry of instance.legs) {
+    if (entry.leg.isOpen && !entry.standby && !entry.deadPath && entry.left === includeLeft) legs.push(entry);
+  }
+  return legs.length > 1 ? legs.sort((a, b) => b.servesSince - a.servesSince) : legs;
+};
 
 /** `onChange` is called with each environment that is announced or withdrawn, after it was. */
 export const createRoutingTable = (onChange: (environmentId: string) => void = () => {}): RoutingTable => {
@@ -123,11 +126,17 @@ export const createRoutingTable = (onChange: (environmentId: string) => void = (
       // A leg that is left is still better than none: its client has not closed it.
       for (const includeLeft of [false, true]) {
         for (const draining of [false, true]) {
-          const chosen = announcers.filter((instance) => instance.draining === draining);
-          const legs = chosen.flatMap((instance) => usableLegs(instance, includeLeft));
-          const instance = legs[0]?.instance;
+          const legs: Leg[] = [];
+          let instance: InstanceEntry | undefined;
+          for (const each of announcers) {
+            if (each.draining !== draining) continue;
+            for (const { leg } of usableLegs(each, includeLeft)) {
+              instance ??= each;
+              legs.push(leg);
+            }
+          }
           const environment = instance?.environments.get(environmentId);
-          if (instance && environment) return { environment, instance, legs: legs.map((entry) => entry.leg) };
+          if (instance && environment) return { environment, instance, legs };
         }
       }
       return undefined;
