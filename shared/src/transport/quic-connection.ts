@@ -10,18 +10,23 @@ import { createQuicStream } from './quic-stream.ts';
  * Hands out native streams one by one. A native call for one cannot be cancelled, so a stream that arrives after its
  * caller has given up waits for the next caller. One call at a time: calls side by side settle in any order, and a
  * stream opens those with lower numbers with it (RFC 9000 section 2.1), which the peer would then see without a byte.
+ *
+ * With `onFailure` there is always a call, whose failure says that the connection has ended, and why. (The binding has a
+ * call that waits for the end alone; each call that waits costs memory, and time whenever any other returns.) What arrives
+ * meanwhile waits, within the number of streams that the peer may have open.
  */
 const createStreamSource = (
   take: () => Promise<NativeStream>,
   wrap: (native: NativeStream) => TransportStream,
   failed: (cause: unknown) => TransportError,
+  onFailure?: (cause: unknown) => void,
 ) => {
   interface Waiter {
     readonly resolve: (native: NativeStream) => void;
     readonly reject: (error: Error) => void;
   }
   const waiting = new Set<Waiter>();
-  let spare: NativeStream | undefined;
+  const spare: NativeStream[] = [];
   let calling = false;
 
   const settleFirst = (act: (waiter: Waiter) => void): boolean => {
@@ -33,30 +38,29 @@ const createStreamSource = (
     return false;
   };
   const call = (): void => {
-    if (calling || waiting.size === 0) return;
+    if (calling || (waiting.size === 0 && !onFailure)) return;
     calling = true;
     take().then(
       (native) => {
         calling = false;
-        if (!settleFirst((waiter) => waiter.resolve(native))) spare = native;
+        if (!settleFirst((waiter) => waiter.resolve(native))) spare.push(native);
         call();
       },
       (cause: unknown) => {
+        if (onFailure) return onFailure(cause);
         calling = false;
         settleFirst((waiter) => waiter.reject(failed(cause)));
         call();
       },
     );
   };
+  call();
 
   return {
     next: (signal: AbortSignal): Promise<TransportStream> => {
       if (signal.aborted) return Promise.reject(signal.reason as Error);
-      if (spare !== undefined) {
-        const ready = spare;
-        spare = undefined;
-        return Promise.resolve(wrap(ready));
-      }
+      const ready = spare.shift();
+      if (ready !== undefined) return Promise.resolve(wrap(ready));
       return new Promise((resolve, reject) => {
         const onAbort = (): void => {
           waiting.delete(waiter);
@@ -76,7 +80,7 @@ const createStreamSource = (
       });
     },
     fail: (error: TransportError): void => {
-      spare = undefined;
+      spare.length = 0;
       while (settleFirst((waiter) => waiter.reject(error)));
     },
   };
@@ -128,7 +132,12 @@ export const createQuicConnection = (native: NativeConnection, onEnd: () => void
   const failed = (cause: unknown): TransportError =>
     ended?.failure ?? new TransportError('the connection ended', { by: endedBy(), cause });
   const opened = createStreamSource(() => native.outboundStream(), wrap, failed);
-  const accepted = createStreamSource(() => native.inboundStream(), wrap, failed);
+  const accepted = createStreamSource(
+    () => native.inboundStream(),
+    wrap,
+    failed,
+    (cause) => onNativeEnd(cause),
+  );
 
   const currentStats = (): ConnectionStats => {
     const stats = native.stats();
@@ -150,18 +159,12 @@ export const createQuicConnection = (native: NativeConnection, onEnd: () => void
     resolveClosed(error === undefined ? { by } : { by, error });
     onEnd();
   };
-  /** The native `closed()` tells no reason: a CONNECTION_CLOSE frame (RFC 9000 section 10.2) makes it orderly. */
-  const onNativeClosed = async (): Promise<void> => {
+  /** A CONNECTION_CLOSE frame (RFC 9000 section 10.2) makes it orderly; else `cause` tells what happened. */
+  const onNativeEnd = (cause: unknown): void => {
     if (ended !== undefined) return;
     if (native.stats().frameRxConnectionClose > 0) return end('remote', undefined);
-    // Only a call that fails tells what happened: idle limit, stateless reset, fault of the protocol.
-    const cause = await native.inboundStream().then(
-      () => undefined,
-      (error: unknown) => error,
-    );
     end('remote', new TransportError(`the connection to ${remoteAddress} was lost`, { cause }));
   };
-  void native.closed().then(onNativeClosed);
 
   const nextOf = (source: typeof opened, signal: AbortSignal): Promise<TransportStream> =>
     ended === undefined ? source.next(signal) : Promise.reject(ended.failure);
