@@ -189,8 +189,6 @@ export interface FrameHandlers {
 export interface FrameDecoder {
   /** Throws FrameError; the decoder is of no use after that. */
   push(chunk: Uint8Array): void;
-  /** Whether the lane may end here, or would end within a frame. */
-  readonly atBoundary: boolean;
 }
 
 const NOTHING_GATHERED = Buffer.alloc(0);
@@ -298,9 +296,6 @@ export const createFrameDecoder = (handlers: FrameHandlers): FrameDecoder => {
           at = frameAt(chunk, at);
         }
       }
-    },
-    get atBoundary() {
-      return have === 0 && remaining === 0;
     },
   };
 };

@@ -122,6 +122,7 @@ export const createLeg = (parts: LegParts): Leg => {
   const finish = (end: LegEnd): void => {
     if (ended) return;
     ended = end;
+    leg.isOpen = false;
     const cause = new LegClosedError(end.code, end.by, end.reason, { cause: end.error });
     for (const stream of [...streams.values()]) stream.onLegClosed(new StreamResetError('leg_lost', end.by, { cause }));
     connection.close(end.code === 'closed' ? undefined : cause);
@@ -155,6 +156,7 @@ export const createLeg = (parts: LegParts): Leg => {
   const end = async (mine: LegEnd): Promise<void> => {
     if (goodbye) return;
     goodbye = mine;
+    leg.isOpen = false;
     // The peer closes when it has read the goodbye: only then is it certain that nothing is lost with the connection.
     let cancel = ignore;
     const timeout = new Promise<void>((resolve) => {
@@ -184,10 +186,9 @@ export const createLeg = (parts: LegParts): Leg => {
     return limits.smallestCreditBytes;
   };
 
-  const host: StreamHost = {
-    get leg() {
-      return leg;
-    },
+  // Fields, and no accessors: an object with one is kept as a table, of 600 bytes, and there are thousands of legs.
+  const host: Omit<StreamHost, 'leg'> & { leg: Leg } = {
+    leg: undefined as unknown as Leg,
     limits,
     bulkLane: () => lanes.bulk(),
     sendStatus: ({ id, lane }, status, credit) => lane.control(encodeStatus(id, status, credit)),
@@ -337,7 +338,7 @@ export const createLeg = (parts: LegParts): Leg => {
     while (!ended) onMessage(await control.receive());
   };
 
-  const leg: Leg = {
+  const leg: Omit<Leg, 'isOpen'> & { isOpen: boolean } = {
     id: parts.id,
     role,
     peer: parts.peer,
@@ -346,9 +347,7 @@ export const createLeg = (parts: LegParts): Leg => {
     transport: connection.transport,
     remoteAddress: connection.remoteAddress,
     closed,
-    get isOpen() {
-      return !ended && !goodbye;
-    },
+    isOpen: true,
     attach(given) {
       handlers = given;
       runControl().catch(fail);
@@ -436,6 +435,7 @@ export const createLeg = (parts: LegParts): Leg => {
       finish({ code, by: 'local', ...(error ? { error } : {}) });
     },
   };
+  host.leg = leg;
   return leg;
 };
 
