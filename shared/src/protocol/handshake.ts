@@ -255,7 +255,8 @@ export const acceptLeg = (
       role: 'acceptor',
       peer,
       inspected,
-      greeting: hello,
+      // Without what has been checked: it is as long as all the rest.
+      greeting: { ...hello, membership: '' },
       connection,
       control,
       limits,
