@@ -8,8 +8,10 @@ export interface ClientResponse {
   continue(): void;
   /** An interim response (1xx). */
   information(status: number, headers: readonly string[]): void;
-  /** Throws when Node cannot send such a head. */
+  /** Throws when Node cannot send such a head. What follows at once may go out with it, see {@link flushHead}. */
   head(status: number, reason: string, headers: string[]): void;
+  /** Nothing follows for now: the head, if there is one, need not wait. */
+  flushHead(): void;
   /** False: wait for `onDrain`. */
   write(chunk: Uint8Array): boolean;
   onDrain(callback: () => void): void;
@@ -83,11 +85,8 @@ const createHttp1Response = (response: ServerResponse, method: string, version: 
     const lines = prepareHttp1(headers, method, status);
     if (REASON.test(reason)) response.writeHead(status, reason, lines);
     else response.writeHead(status, lines);
-    // A body that begins in this tick goes out with the head; otherwise the head does not wait for it.
-    process.nextTick(() => {
-      if (!response.writableEnded && !response.destroyed) response.flushHeaders();
-    });
   },
+  flushHead: () => response.flushHeaders(),
   write: (chunk) => response.write(chunk),
   onDrain: (callback) => void response.on('drain', callback),
   end(trailers) {
@@ -124,6 +123,7 @@ const createHttp2Response = (response: Http2ServerResponse, method: string): Cli
     response.statusCode = status;
     stream.respond([':status', String(status), ...headers], { waitForTrailers });
   },
+  flushHead: () => {},
   write: (chunk) => response.write(chunk),
   onDrain: (callback) => void response.on('drain', callback),
   end(trailers, { requestComplete }) {

@@ -195,6 +195,7 @@ export const relay = (
       onWaiting() {
         // Short answers are over by then, and need none of this.
         if (over || !hasHead || watch) return;
+        response.flushHead();
         watch = startWatch();
       },
       onEnd(trailers, isLast) {

@@ -71,6 +71,7 @@ export const createLogResponse = (
       }
       response.head(status, reason, headers);
     },
+    flushHead: () => response.flushHead(),
     write(chunk) {
       if (!inLines) return response.write(chunk);
       const end = chunk.lastIndexOf(NEWLINE) + 1;

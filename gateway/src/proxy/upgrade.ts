@@ -79,6 +79,7 @@ export const refusalResponse = (exchange: UpgradeExchange): ClientResponse => {
       exchange.record.status = status;
       get().head(status, reason, headers);
     },
+    flushHead: () => made?.flushHead(),
     write: (chunk) => get().write(chunk),
     onDrain: (callback) => get().onDrain(callback),
     end: (trailers, options) => get().end(trailers, options),
