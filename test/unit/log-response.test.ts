@@ -16,6 +16,7 @@ const setUp = (head: string[] = LOG_HEAD, options: { target?: string; fileName?:
     continue: () => undefined,
     information: () => undefined,
     head: (_status, _reason, lines) => void (headers = lines),
+    flushHead: () => undefined,
     write(chunk) {
       written.push(Buffer.from(chunk).toString('latin1'));
       return takesMore;
