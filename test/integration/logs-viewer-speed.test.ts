@@ -52,6 +52,9 @@ const WATCH = `
   requestAnimationFrame(look);
 `;
 
+/** Steps at the edge: what a wrapped line takes is known when it was shown, which moves the edge. */
+const EDGE_STEPS = 10;
+
 /** Scrolls through the whole log, a step a frame, and gives what there was to scroll, px. */
 const scrollThrough = (page: Page, from: 'top' | 'end', steps: number): Promise<number> =>
   page.evaluate<number>(`new Promise((resolve) => {
@@ -59,9 +62,9 @@ const scrollThrough = (page: Page, from: 'top' | 'end', steps: number): Promise<
     let step = 0;
     const go = () => {
       const all = log.scrollHeight - log.clientHeight;
-      const part = step++ / ${steps};
+      const part = Math.min(1, step++ / ${steps});
       log.scrollTop = all * (${from === 'top'} ? part : 1 - part);
-      if (step <= ${steps}) requestAnimationFrame(go);
+      if (step <= ${steps + EDGE_STEPS}) requestAnimationFrame(go);
       else requestAnimationFrame(() => resolve(all));
     };
     go();
