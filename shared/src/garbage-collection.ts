@@ -3,7 +3,7 @@
  * start full collections, of which each looks at all that is alive. That took a quarter of the time of a download. Only
  * programs set this, never the library: it is one setting of the whole process.
  */
-import { getHeapSpaceStatistics, getHeapStatistics, setFlagsFromString } from 'node:v8';
+import { getHeapStatistics, setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
 /** On top of what is alive after a collection. V8 itself goes up to 300 where it finds that this pays. */
@@ -13,11 +13,6 @@ const HEAP_GROWTH_PERCENT = 200;
  * half a millisecond. V8 comes to it only when they fill 16 MiB by themselves, and starts full collections from some 36 MiB on.
  */
 const PAYLOAD_BYTES = 8 << 20;
-/**
- * Young objects that are collected at a quiet look already, bytes. Thousands of idle legs replace what each waits for, all of
- * which is alive: 16 MiB with that stand still for 25 ms.
- */
-const QUIET_YOUNG_BYTES = 2 << 20;
 /** Between looks at how much there is, ms: 8 MiB at 400 MiB/s. */
 const BUSY_LOOK_MS = 20;
 /** The same while there is no more than at the last look, ms. */
@@ -30,20 +25,17 @@ export const tuneGarbageCollection = (): void => {
   const collect = runInNewContext('gc') as (options: { type: 'minor' }) => void;
   setFlagsFromString('--no-expose-gc');
   const payload = (): number => getHeapStatistics().external_memory;
-  const young = (): number =>
-    getHeapSpaceStatistics().find(({ space_name: name }) => name === 'new_space')?.space_used_size ?? 0;
   let before = payload();
   let collectedAt = before;
   const look = (): void => {
     const now = payload();
     // What a collection frees is counted a little later.
     collectedAt = Math.min(collectedAt, now);
-    const isQuiet = now <= before;
-    if (now - collectedAt >= PAYLOAD_BYTES || (isQuiet && young() >= QUIET_YOUNG_BYTES)) {
+    if (now - collectedAt >= PAYLOAD_BYTES) {
       collect({ type: 'minor' });
       collectedAt = payload();
     }
-    setTimeout(look, isQuiet ? QUIET_LOOK_MS : BUSY_LOOK_MS).unref();
+    setTimeout(look, now > before ? BUSY_LOOK_MS : QUIET_LOOK_MS).unref();
     before = now;
   };
   look();
